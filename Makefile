@@ -1,0 +1,50 @@
+# One list of habits; CI runs the same targets. `make help` prints them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+QEXP := $(BIN)/qexp
+SCALE ?= small
+RESULTS ?= runs
+# The pins are for Python 3.11 and later; an older Python takes the ranges of pyproject.toml.
+PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
+QUICK := model=minilm task=pydocs_labels results_dir=$(RESULTS) table=quickstart
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint format typecheck bench table reproduce-all clean
+
+help: ## Print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
+	$(BIN)/python -m pip install --quiet $(PINS) -e '.[dev]'
+	@touch $@
+
+quickstart: $(VENV)/.ready ## Make the environment, then fine-tune, quantize and compare two methods on embedded data
+	$(QEXP) run method=vanilla $(QUICK)
+	$(QEXP) run method=gated_attention $(QUICK)
+	$(QEXP) table --where table=quickstart results_dir=$(RESULTS)
+
+test: $(VENV)/.ready ## Make the environment, then run every test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready ## Check formatting and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(VENV)/.ready ## Format, and mend what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+typecheck: $(VENV)/.ready ## Check types (mypy, strict)
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready ## Measure speed and memory beside peers; writes docs/performance.md
+	$(BIN)/python benchmarks/run.py
+
+table: $(VENV)/.ready ## Table every record below RESULTS
+	$(QEXP) table results_dir=$(RESULTS)
+
+clean: ## Remove the environment and caches (never records)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

@@ -1,0 +1,91 @@
+"""``qexp reproduce``: every experiment of a table, one after another, then the table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qexp.conf.schema import ExperimentConfig
+    from qexp.results.schema import Record
+
+EPILOG = (
+    "[bold]Examples[/]\n\n"
+    "qexp list tables\n\n"
+    "qexp reproduce quantizable_transformers/finetuned_encoder --scale small\n\n"
+    "qexp reproduce quantizable_transformers/finetuned_encoder --scale smoke --dry-run\n\n"
+    "A finished experiment is never run twice: after a stop, the same command goes on."
+)
+
+
+def reproduce(
+    table: Annotated[str, typer.Argument(help="A table of `qexp list tables`.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value for every experiment of the table.")] = None,
+    scale: Annotated[str, typer.Option(help="smoke, small, medium or paper.")] = "small",
+    seeds: Annotated[str, typer.Option(help="Comma-separated; the table's own when empty.", show_default=False)] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the table and its records to this folder.", show_default=False)
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Run every experiment of a table that has no record yet, then print the table."""
+    from qexp.runner.plan import plan
+
+    cells = plan(table, [f"scale={scale}", *(overrides or [])], _seeds(seeds))
+    if dry_run:
+        _show_plan(cells)
+        return
+    records = [_run(number, len(cells), cell, quiet) for number, cell in enumerate(cells, start=1)]
+    _print_table(table, records, output)
+    if any(record.status != "finished" for record in records):
+        raise typer.Exit(1)
+
+
+def _seeds(text: str) -> list[int] | None:
+    from qexp.conf.errors import UserError
+
+    try:
+        return [int(part) for part in text.split(",")] if text else None
+    except ValueError:
+        raise UserError(f"--seeds {text}: expected whole numbers separated by commas, like 1000,2000") from None
+
+
+def _show_plan(cells: Sequence[ExperimentConfig]) -> None:
+    from qexp.results.store import Store
+    from qexp.runner.provenance import cell_id
+
+    for cell in cells:
+        known = Store(Path(cell.results_dir)).load(cell_id(cell))
+        methods = ",".join(choice.name for choice in cell.method)
+        state = known.status if known else "to do"
+        typer.echo(f"{cell_id(cell)}  {state:<9} {methods} {cell.model.name} {cell.task.name} seed={cell.seed}")
+
+
+def _run(number: int, total: int, cell: ExperimentConfig, quiet: bool) -> Record:
+    from rich.console import Console
+
+    from qexp.cli.progress import make_progress
+    from qexp.cli.run import execute
+    from qexp.results.store import Store
+
+    methods = ",".join(choice.name for choice in cell.method)
+    print(f"[{number}/{total}] {methods} {cell.model.name} {cell.task.name} seed={cell.seed}", file=sys.stderr)
+    return execute(cell, Store(Path(cell.results_dir)), make_progress(Console(stderr=True), quiet))
+
+
+def _print_table(name: str, records: list[Record], output: Path | None) -> None:
+    from qexp.results.export import to_markdown, write_reference
+    from qexp.results.table import build
+    from qexp.runner.plan import load_table
+
+    table = build(records)
+    typer.echo(f"{load_table(name).title}\n")
+    typer.echo(to_markdown(table))
+    if output is not None:
+        write_reference(table, output)

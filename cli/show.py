@@ -1,0 +1,105 @@
+"""``qexp show``: one record on a screen, or the sites of a model."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qexp.cli.completion import complete_override
+from qexp.conf.errors import UserError
+
+if TYPE_CHECKING:
+    from qexp.results.schema import Record
+
+EPILOG = (
+    "[bold]Examples[/]\n\n"
+    "qexp show 3f2a91                   the record whose id begins so\n\n"
+    "qexp show --sites model=tiny_opt   every place that is quantized or measured"
+)
+ResultsDir = Annotated[str, typer.Option("--results-dir", help="Folder of the records.", metavar="FOLDER")]
+
+
+def show(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A record's id or its beginning; with --sites, overrides.",
+            metavar="ID|OVERRIDES",
+            autocompletion=complete_override,
+            show_default=False,
+        ),
+    ] = None,
+    sites: Annotated[bool, typer.Option("--sites", help="Show the sites of the model that OVERRIDES choose.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    results_dir: ResultsDir = "runs",
+) -> None:
+    """Show a record again: figures, outliers, where it lies, and the command that makes it."""
+    if sites:
+        _show_sites(what or [], as_json)
+        return
+    if not what or len(what) > 1:
+        raise UserError("qexp show takes one record id (`qexp table` lists records), or --sites and overrides")
+    from qexp.results.store import Store, to_json
+
+    store = Store(Path(results_dir))
+    record = store.find(what[0])
+    if as_json:
+        typer.echo(to_json(record), nl=False)
+    else:
+        _show_record(record, store.path(record.config["table"], record.cell_id))
+
+
+def _show_record(record: Record, path: Path) -> None:
+    from rich.console import Console
+
+    from qexp.cli.summary import print_summary
+    from qexp.runner.rerun import overrides_for
+
+    console = Console()
+    print_summary(console, record, path)
+    made = record.provenance
+    facts = [f"qexp {made.get('qexp', '?')}", f"torch {made.get('packages', {}).get('torch', '?')}"]
+    facts += [str(made["started"])] if "started" in made else []
+    lines = {
+        "rerun": f"qexp run {shlex.join(overrides_for(record.config))}",
+        "made by": ", ".join(facts),
+        "outliers": record.outliers.get("summary", {}).get("definition", ""),
+    }
+    for name, text in lines.items():
+        if text:
+            console.print(f"{name:<9} {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_sites(overrides: list[str], as_json: bool) -> None:
+    from qexp.runner.compose import compose
+    from qexp.runner.sites import sites_of
+
+    listed = sites_of(compose(overrides))
+    if as_json:
+        typer.echo(json.dumps(listed, indent=2))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("role", "kind", "sites", "carries"):
+        grid.add_column(heading, overflow="fold")
+    for role, members in _by_role(listed).items():
+        first = members[0]
+        grid.add_row(f"[bold]{role}[/]", first["kind"], str(len(members)), escape(first["carries"]))
+    console = Console()
+    console.print(grid)
+    console.print("[dim]quant.roles and quant.exclude take roles; --json lists every site by name[/]", highlight=False)
+
+
+def _by_role(listed: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Sites of one role differ in their layer only, so one line stands for all of them."""
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for site in listed:
+        grouped.setdefault(site["role"], []).append(site)
+    return grouped

@@ -1,0 +1,96 @@
+"""A record on one screen: figures beside the float ones, outliers, where it lies and how to see it again."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from qexp.cli.progress import duration
+from qexp.results.schema import Metric, Record
+
+STATUS_STYLE = {"finished": "green"}
+
+
+def print_summary(console: Console, record: Record, path: Path) -> None:
+    """Print ``record``, kept at ``path``. The definition of every metric stands below its figures."""
+    _print_head(console, record)
+    if record.metrics:
+        console.print(_figures(record))
+    for name, definition in _definitions(record).items():
+        console.print(f"[dim]{name}: {escape(definition)}[/]", highlight=False)
+    _print_outliers(console, record)
+    lines = {"record": str(path)}
+    if record.artifacts:
+        lines["pictures"] = f"{len(record.artifacts)} in {(path.parent / next(iter(record.artifacts.values()))).parent}"
+    for name, text in lines.items():
+        console.print(f"{name:<9} {text}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"again     qexp show {record.cell_id[:8]}", highlight=False)
+
+
+def _print_head(console: Console, record: Record) -> None:
+    config = record.config
+    names = [" + ".join(choice["name"] for choice in config["method"]), config["model"]["name"], config["task"]["name"]]
+    style = STATUS_STYLE.get(record.status, "red")
+    seconds = sum(record.timings.values())
+    took = f" in {duration(seconds)}" if seconds else ""
+    console.print(
+        f"[bold]{escape(' · '.join(names))}[/] · scale {config['scale']} · seed {config['seed']}\n"
+        f"[{style}]{record.status}[/]{took}",
+        highlight=False,
+    )
+    if record.message:
+        console.print(record.message, style="red", markup=False)
+
+
+def _figures(record: Record) -> Table:
+    """One row a setting; each metric with its difference from the float model's."""
+    grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    names = list(dict.fromkeys(name for by_name in record.metrics.values() for name in by_name))
+    grid.add_column("setting")
+    for name in names:
+        grid.add_column(name.replace("_", " "), justify="right")
+        grid.add_column("difference", justify="right", style="dim")
+    base = record.metrics.get("float", {})
+    for setting, by_name in record.metrics.items():
+        cells = [setting]
+        for name in names:
+            cells += _value_and_difference(by_name.get(name), None if setting == "float" else base.get(name))
+        grid.add_row(*cells)
+    return grid
+
+
+def _value_and_difference(metric: Metric | None, base: Metric | None) -> tuple[str, str]:
+    if metric is None:
+        return "–", ""
+    return format_figure(metric.value), f"{format_figure(metric.value - base.value, '+')}" if base else ""
+
+
+def format_figure(value: float, sign: str = "") -> str:
+    """Four significant digits, thousands separated."""
+    if not math.isfinite(value):
+        return "not finite"
+    if abs(value) >= 1e6:
+        return format(value, f"{sign}.3e")
+    digits = max(0, 3 - math.floor(math.log10(abs(value)))) if value else 1
+    return format(value, f"{sign},.{min(digits, 4)}f")
+
+
+def _definitions(record: Record) -> dict[str, str]:
+    metrics = (item for by_name in record.metrics.values() for item in by_name.items())
+    return {name.replace("_", " "): metric.definition for name, metric in metrics if metric.definition}
+
+
+def _print_outliers(console: Console, record: Record) -> None:
+    found = record.outliers.get("summary", {})
+    labels = {"max_inf_norm": "max inf norm", "avg_kurtosis": "average kurtosis", "max_kurtosis": "max kurtosis"}
+    shown = [f"{label} {_outlier(found[key])}" for key, label in labels.items() if key in found]
+    if shown:
+        console.print(f"outliers of the float model: {', '.join(shown)}", highlight=False)
+
+
+def _outlier(value: float | None) -> str:
+    return format_figure(math.nan if value is None else value)

@@ -1,0 +1,125 @@
+"""``qexp table``: any set of records as one table."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qexp.cli.show import ResultsDir
+from qexp.conf.errors import UserError
+
+if TYPE_CHECKING:
+    from qexp.results.schema import Record
+    from qexp.results.store import Store
+    from qexp.results.table import Table
+
+EPILOG = (
+    "[bold]Examples[/]\n\n"
+    "qexp table\n\n"
+    "qexp table --where model=minilm --where task=sst2 --columns float --columns w8a8\n\n"
+    "qexp table 3f2a91 77b0c2 --format latex --output table.tex"
+)
+
+
+class Format(str, Enum):
+    """How a table is written; the value is also the ending of its file's name."""
+
+    md = "md"
+    latex = "latex"
+    csv = "csv"
+    html = "html"
+
+
+ENDINGS = {".md": Format.md, ".tex": Format.latex, ".csv": Format.csv, ".html": Format.html}
+
+
+def table(
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(help="Records by id or its beginning; all when none is given.", show_default=False),
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option("--where", metavar="KEY=VALUE", help="Only records with this configuration.")
+    ] = None,
+    rows: Annotated[
+        list[str] | None, typer.Option("--rows", help="Configuration key of a row.  [default: method]")
+    ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--columns", help="Settings and outlier statistics to show; all by default.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="The metric; the task's first by default.")] = None,
+    form: Annotated[Format | None, typer.Option("--format", help="How to write it.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.", metavar="FILE")] = None,
+    results_dir: ResultsDir = "runs",
+) -> None:
+    """Put records side by side: mean ± standard deviation over seeds, bold where one is clearly best."""
+    from qexp.results.store import Store
+    from qexp.results.table import build
+
+    records = _records(Store(Path(results_dir)), ids or [], where or [])
+    built = build(records, rows=rows or ("method",), columns=columns, metric=metric)
+    form = form or (ENDINGS.get(output.suffix, Format.md) if output else None)
+    if output:
+        _write(output, _text(built, form or Format.md))
+    elif form:
+        typer.echo(_text(built, form).rstrip("\n"))
+    else:
+        _print(built)
+
+
+def _records(store: Store, ids: list[str], where: list[str]) -> list[Record]:
+    conditions = {}
+    for text in where:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise UserError(f"--where {text}: write KEY=VALUE, for instance --where model=minilm")
+        conditions[key] = value
+    found = store.query(conditions)
+    if not ids:
+        return found
+    chosen = {store.find(prefix).cell_id for prefix in ids}
+    return [record for record in found if record.cell_id in chosen]
+
+
+def _text(built: Table, form: Format) -> str:
+    from qexp.results import export
+
+    write = {
+        Format.md: export.to_markdown,
+        Format.latex: export.to_latex,
+        Format.csv: export.to_csv,
+        Format.html: export.to_html,
+    }[form]
+    return write(built)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    typer.echo(f"written: {path}", err=True)
+
+
+def _print(built: Table) -> None:
+    """On a terminal a drawn table; into a pipe Markdown, which survives a copy into an issue."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        typer.echo(_text(built, Format.md).rstrip("\n"))
+        return
+    from rich.markup import escape
+    from rich.table import Table as Grid
+
+    grid = Grid(title=escape(built.caption), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for place, heading in enumerate(built.headings):
+        grid.add_column(escape(heading), justify="left" if place < built.labels else "right")
+    for row in built.cells:
+        grid.add_row(*(f"[bold]{escape(cell.text)}[/]" if cell.best else escape(cell.text) for cell in row))
+    console.print(grid)
+    for note in built.notes:
+        console.print(note, style="dim", markup=False, highlight=False)

@@ -1,0 +1,224 @@
+"""What a composed configuration must look like.
+
+One frozen dataclass per config group. Hydra composes YAML, :mod:`qexp.runner.compose` turns the result into an
+:class:`ExperimentConfig`, and from there on nothing in qexp sees an untyped dictionary. Validation is pydantic's: an
+unknown key, a wrong type or a value out of range is an error that names the key.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=False)
+
+Objective = Literal["causal_lm", "masked_lm", "classification", "regression"]
+RangeEstimator = Literal["minmax", "running_minmax", "percentile", "mse"]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class MethodChoice:
+    """One method of the run: its registry name and its settings, validated by the method's own ``Settings``."""
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelConfig:
+    """Which network, and where its weights come from.
+
+    ``source``: ``hub`` (a model id or a local folder in ``path``), ``package`` (weights inside an installed Python
+    package named by ``path``), ``gguf_package`` (a GGUF file inside a package), ``scratch`` (random weights from
+    ``dimensions``, keys of the family's Hugging Face configuration).
+    """
+
+    name: str
+    source: Literal["hub", "package", "gguf_package", "scratch"]
+    family: Literal["auto", "bert", "roberta", "ernie", "gpt2", "opt", "llama"] = "auto"
+    path: str | None = None
+    revision: str | None = None
+    dimensions: dict[str, Any] = Field(default_factory=dict)
+    tokenizer: str = "own"
+    """``own`` (the checkpoint's), ``train`` (trained on the task's text), or a model id or local folder."""
+    vocab_size: Annotated[int, Field(ge=64)] = 8192
+    """Size of a tokenizer that is trained here; ignored otherwise."""
+    train: str | None = None
+    """The ``train=`` recipe of this model when the user names none (``none`` for models too large to train here)."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class TaskConfig:
+    """What is learnt and measured.
+
+    ``kind``: ``text`` (running text; causal or masked language modelling), ``glue``, ``pydocs_text`` and
+    ``pydocs_labels`` (made from the Python standard library's documentation).
+    ``path`` and ``subset`` are the hub's names; with ``data_dir`` the same splits are read as parquet below it.
+    """
+
+    name: str
+    kind: Literal["text", "glue", "pydocs_text", "pydocs_labels"]
+    path: str | None = None
+    subset: str | None = None
+    folder: str | None = None
+    """Folder of this task below ``data_dir`` (``glue/sst2``, ``wikitext/wikitext-2-v1``), or an absolute path."""
+    text_column: str = "text"
+    joined_by: str | None = None
+    """Running text only: join the rows with this and tokenise them as one text (published WikiText perplexities use a
+    blank line). Null tokenises every row with its special tokens."""
+    objective: Literal["auto", "causal_lm", "masked_lm", "classification", "regression"] = "auto"
+    max_length: Annotated[int, Field(ge=4)] = 128
+    """Tokens of one example or window."""
+    mask_probability: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    train_examples: Positive | None = None
+    """Use only the first N training examples (after a seeded shuffle); all when null."""
+    eval_examples: Positive | None = None
+    """Use only the first N evaluation examples or windows; all when null."""
+    eval_split: str = "validation"
+    recipe: int = 1
+    """Raised whenever the same configuration would give other figures."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class QuantizerConfig:
+    """How one kind of tensor (weights, or activations) is quantized. Bits are in ``QuantConfig.bits``."""
+
+    symmetric: bool
+    granularity: Literal["per_tensor", "per_channel", "per_token"] = "per_tensor"
+    """``per_token`` is dynamic: the range is each token's own. ``per_channel`` is for weights (output channels)."""
+    range: RangeEstimator = "minmax"
+    momentum: Fraction = 0.9
+    """running_minmax: ``new = (1 - momentum) * batch + momentum * old``."""
+    percentile: Annotated[float, Field(gt=50.0, le=100.0)] = 99.999
+
+
+@dataclass(frozen=True, config=STRICT)
+class CalibrationConfig:
+    batches: Positive = 16
+    batch_size: Positive = 16
+    seed: Annotated[int, Field(ge=0)] = 2000
+
+
+BitsName = Annotated[str, Field(pattern=r"^w([2-9]|1[0-6]|32)a([2-9]|1[0-6]|32)$")]
+
+
+@dataclass(frozen=True, config=STRICT)
+class QuantConfig:
+    """Post-training quantization settings: every name in ``bits`` is one evaluated setting of the same trained model.
+
+    ``w8a6`` means 8-bit weights and 6-bit activations; 32 leaves that kind in floating point.
+    """
+
+    name: str
+    bits: tuple[BitsName, ...] = ("w8a8",)
+    weights: QuantizerConfig = Field(default_factory=lambda: QuantizerConfig(symmetric=True))
+    activations: QuantizerConfig = Field(
+        default_factory=lambda: QuantizerConfig(symmetric=False, range="running_minmax")
+    )
+    roles: tuple[str, ...] = ("all",)
+    """Site roles to quantize (``qexp show --sites`` lists them); ``all`` is the paper's set."""
+    exclude: tuple[str, ...] = ()
+    calibration: CalibrationConfig = Field(default_factory=CalibrationConfig)
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainConfig:
+    """The training recipe. ``max_steps=0`` evaluates the model as it is."""
+
+    name: str
+    max_steps: Annotated[int, Field(ge=0)] = 0
+    batch_size: Positive = 32
+    gradient_accumulation: Positive = 1
+    optimizer: str = "adamw_torch"
+    """Any ``optim`` that transformers' ``TrainingArguments`` takes, bitsandbytes' 8-bit ones included."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    epsilon: Annotated[float, Field(gt=0.0)] = 1e-8
+    weight_decay: NonNegative = 0.01
+    decay_layernorm: bool = False
+    """Apply weight decay to LayerNorm gains too (the paper's OPT runs do)."""
+    schedule: str = "linear"
+    """Any ``lr_scheduler_type`` of ``TrainingArguments``."""
+    warmup_steps: NonNegative = 0
+    """Steps, or below 1 a fraction of ``max_steps``."""
+    max_grad_norm: NonNegative = 1.0
+    dropout: Fraction | None = None
+    """Overrides the model's hidden and attention dropout; null keeps the model's own."""
+    freeze: tuple[str, ...] = ()
+    """Parts that are not trained: ``embeddings``, or substrings of parameter names."""
+    ffn_output_penalty: NonNegative = 0.0
+    """lambda of ``lambda * sum over layers of mean(ffn_output ** 2)``, added to the loss (any method)."""
+    save_steps: Positive = 100
+    logging_steps: Positive = 10
+    keep_model: bool = True
+    recipe: int = 1
+
+
+@dataclass(frozen=True, config=STRICT)
+class EvalConfig:
+    batch_size: Positive = 32
+    outliers: bool = True
+    outlier_batches: Positive = 8
+    heatmaps: bool = True
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrackingConfig:
+    """``mode``: ``auto`` is online where a W&B login exists and offline otherwise; ``none`` logs nothing."""
+
+    name: str
+    mode: Literal["auto", "online", "offline", "none"] = "auto"
+    project: str = "qexp"
+    entity: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class ExperimentConfig:
+    """One experiment: everything that ``run_experiment`` needs, and nothing that it does not."""
+
+    method: tuple[MethodChoice, ...]
+    model: ModelConfig
+    task: TaskConfig
+    quant: QuantConfig
+    train: TrainConfig
+    eval: EvalConfig
+    tracking: TrackingConfig
+    scale: Literal["smoke", "small", "medium", "paper"] = "small"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1000
+    device: str = "auto"
+    """``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``."""
+    threads: Positive | None = None
+    """CPU threads of torch; its own choice when null."""
+    data_dir: str | None = None
+    results_dir: str = "runs"
+    table: str = "adhoc"
+    """Sub-folder of ``results_dir`` that the record is filed under."""
+
+
+VOLATILE_KEYS = ("tracking", "results_dir", "table", "data_dir", "threads", "device")
+"""Top-level keys that cannot change a figure by intent and so are no part of the cell id."""
+
+EVALUATION_KEYS = ("quant", "eval")
+"""Top-level keys that act only after training: configurations that differ only here share one trained model."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class TableConfig:
+    """A table as a list of experiments: every row at every seed, with the overrides that all rows share.
+
+    ``note`` says what the table can and cannot show; it is printed under it.
+    """
+
+    title: str
+    rows: tuple[tuple[str, ...], ...]
+    common: tuple[str, ...] = ()
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = (1000,)
+    paper: str | None = None
+    """arXiv id of the paper whose claim the table looks at."""
+    note: str = ""

@@ -1,0 +1,78 @@
+"""What a method is: the points of an experiment at which it may act. ``BaseMethod`` does nothing at each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from qexp.conf.schema import QuantConfig
+from qexp.models.sites import AdaptedModel
+
+Batch = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class SiteChange:
+    """One place that a method changed: which, and what stands there now."""
+
+    site: str
+    change: str
+
+
+@dataclass(frozen=True)
+class Surgery:
+    """Everything a method changed before training. Empty is an error unless the method says so (``vanilla``)."""
+
+    replaced: tuple[SiteChange, ...] = ()
+
+
+@dataclass(frozen=True)
+class ParameterRule:
+    """Optimizer settings for parameters whose name contains ``match``: a factor on the learning rate, and the decay."""
+
+    match: str
+    lr_factor: float = 1.0
+    weight_decay: float | None = None
+
+
+class BaseMethod:
+    """Identity at every point. A method's ``Settings`` are in ``methods/<name>/settings.py``, without torch."""
+
+    name: ClassVar[str]
+    paper: ClassVar[str | None] = None
+    """arXiv id."""
+    changes_nothing: ClassVar[bool] = False
+    """True only for a baseline: an empty :class:`Surgery` is then allowed."""
+
+    def __init__(self, settings: Any):
+        self.settings = settings
+
+    def prepare(self, model: AdaptedModel, *, max_length: int, pretrained: bool) -> Surgery:
+        """Before training: swap attention parts, insert quantizers, install scales.
+
+        ``max_length`` is the configured sequence length T; ``pretrained`` says whether the weights are trained ones.
+        """
+        return Surgery()
+
+    def parameter_rules(self) -> tuple[ParameterRule, ...]:
+        return ()
+
+    def extra_loss(self, model: AdaptedModel) -> Tensor:
+        """Scalar added to the task loss of a step; called after the forward pass."""
+        return torch.zeros((), device=next(model.module.parameters()).device)
+
+    def after_step(self, model: AdaptedModel, step: int) -> None:
+        return None
+
+    def convert(self, model: AdaptedModel, spec: QuantConfig, bits: str, batches: Iterable[Batch]) -> nn.Module:
+        """The network evaluated as ``bits`` (``"w8a8"``): by default post-training quantization at every site.
+
+        ``batches`` are calibration inputs. ``model`` itself stays as it is.
+        """
+        from qexp.models.quantization import quantize_model
+
+        return quantize_model(model, spec, bits, batches)

@@ -1,0 +1,58 @@
+"""Methods by name: every folder here is one, found without importing it. Neither names nor settings need torch."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+import qexp.methods
+from qexp.conf.errors import UserError
+
+if TYPE_CHECKING:
+    from qexp.methods.base import BaseMethod
+
+
+def names() -> tuple[str, ...]:
+    """All registered methods, sorted."""
+    return tuple(sorted(info.name for info in pkgutil.iter_modules(qexp.methods.__path__) if info.ispkg))
+
+
+def settings_class(name: str) -> type[Any]:
+    """The ``Settings`` dataclass of a method. Raises ``UserError`` for an unknown name, offering the nearest."""
+    if name not in names():
+        nearest = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
+        offer = f"did you mean {', '.join(nearest)}?" if nearest else f"choose from {', '.join(names())}"
+        raise UserError(f"unknown method {name!r}; {offer}")
+    found: type[Any] = importlib.import_module(f"qexp.methods.{name}.settings").Settings
+    return found
+
+
+def validate(name: str, settings: Mapping[str, Any]) -> Any:
+    """``settings`` as the method's ``Settings``; a wrong key or value is a ``UserError`` that names it."""
+    cls = settings_class(name)
+    known = tuple(cls.__dataclass_fields__)
+    for key in settings:
+        if key not in known:
+            nearest = difflib.get_close_matches(str(key), known, n=1)
+            offer = f"did you mean {nearest[0]}?" if nearest else f"it takes {', '.join(known) or 'no settings'}"
+            raise UserError(f"method {name!r} has no setting {key!r}; {offer}")
+    try:
+        return cls(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        got = f", not {first['input']!r}" if key else ""
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"method.{key or name}: {message}{got}") from None
+
+
+def create(name: str, settings: Mapping[str, Any]) -> BaseMethod:
+    """The method ``name`` with these settings; imports its code, and so torch."""
+    validated = validate(name, settings)
+    method: BaseMethod = importlib.import_module(f"qexp.methods.{name}.method").METHOD(validated)
+    return method

@@ -1,0 +1,1 @@
+"""One module a family: which model types it serves (``MODEL_TYPES``), and where their sites are (``adapt``)."""

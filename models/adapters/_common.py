@@ -1,0 +1,101 @@
+"""What the adapters share: collecting sites in forward order, swapping a block's class, the taps of a block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from qexp.models.attention import NAME, Tap, attach_parts
+from qexp.models.sites import AttentionInfo, Site, SiteKind, SiteMap
+
+
+class ResidualTaps(nn.Module):
+    """The two residual sums of a pre-LayerNorm block; a hook on its LayerNorms would miss the stream itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention_residual = Tap()
+        self.ffn_residual = Tap()
+
+
+_MIXED: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}
+
+
+def swap_class(module: nn.Module, mixin: type[nn.Module]) -> None:
+    """Make ``module`` an instance of (mixin, its own class): a new forward, the same parameters and their names."""
+    if isinstance(module, mixin):
+        return
+    base = type(module)
+    if (mixin, base) not in _MIXED:
+        # The name stays: accelerate and FSDP find a block by the name of its class.
+        _MIXED[mixin, base] = type(base.__name__, (mixin, base), {"__module__": __name__})
+    module.__class__ = _MIXED[mixin, base]
+
+
+def swap_block(block: nn.Module, mixin: type[nn.Module]) -> None:
+    """Swap the class of a pre-LayerNorm block and give it its :class:`ResidualTaps`."""
+    swap_class(block, mixin)
+    if not hasattr(block, NAME):
+        block.add_module(NAME, ResidualTaps())
+
+
+def base_of(model: Any) -> tuple[Any, str]:
+    """The network below the head, and its dotted prefix within ``model`` (empty where ``model`` has no head)."""
+    base = model.base_model
+    return base, "" if base is model else f"{model.base_model_prefix}."
+
+
+class Places:
+    """Collects the sites and attention modules of one network in the order of its forward pass."""
+
+    def __init__(self, network: nn.Module):
+        self.network = network
+        self._sites: list[Site] = []
+        self.attention: list[AttentionInfo] = []
+
+    def add(self, name: str, kind: SiteKind, module: str, carries: str, row_ndim: int = 2) -> None:
+        """One site. ``name`` is ``layers.<i>.<role>``, or the role itself outside of the layers."""
+        target = self.network.get_submodule(module)
+        layer, role = None, name
+        if name.startswith("layers."):
+            number, role = name.removeprefix("layers.").split(".", 1)
+            layer = int(number)
+        channel_axis = 1 if isinstance(target, Conv1D) else 0
+        self._sites.append(Site(name, role, kind, module, carries, layer, row_ndim, channel_axis))
+
+    def weight(self, name: str, module: str) -> None:
+        """The weight of ``module`` as site ``<name>_weight``; nothing where it has none (a LayerNorm without gain)."""
+        if getattr(self.network.get_submodule(module), "weight", None) is not None:
+            self.add(f"{name}_weight", "weight", module, f"weight of {module.rsplit('.', 1)[-1]}")
+
+    def layer(self, name: str, module: str, carries: str, row_ndim: int = 2) -> None:
+        """A linear layer or a normalisation: the sites ``<name>_weight`` and ``<name>``, its output."""
+        self.weight(name, module)
+        self.add(name, "output", module, carries, row_ndim)
+
+    def attend(
+        self,
+        layer: int,
+        module: str,
+        *,
+        heads: int,
+        head_dim: int,
+        width: int,
+        context_after_gate: bool,
+        rotated: tuple[str, ...] = (),
+    ) -> None:
+        """An attention module: its parts, and the sites of rotated operands, scores, probabilities and context."""
+        attach_parts(self.network.get_submodule(module), context_after_gate=context_after_gate)
+        self.attention.append(AttentionInfo(module, layer, heads, head_dim, width))
+        parts, at = f"{module}.{NAME}", f"layers.{layer}"
+        side = "after" if context_after_gate else "before"
+        for part in rotated:
+            self.add(f"{at}.{part}_rotated", "output", f"{parts}.{part}", f"{part} with its rotary position", 2)
+        self.add(f"{at}.attention_scores", "output", f"{parts}.scores", "scaled query-key products, before the mask", 3)
+        self.add(f"{at}.attention_probs", "output", f"{parts}.probs", "attention probabilities, before dropout", 3)
+        self.add(f"{at}.context", "output", f"{parts}.context", f"probability-weighted values, {side} any gate")
+
+    def sites(self) -> SiteMap:
+        return SiteMap(self._sites)

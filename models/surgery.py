@@ -1,0 +1,58 @@
+"""How a method changes attention: set the probability function or the gate of every attention module at once.
+
+Both return what was changed as (site name, what stands there now), and remember who did it: a second method that asks
+for the same slot is an error that names both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from qexp.conf.errors import UserError
+from qexp.models.attention import AttentionParts, pass_gate_input
+from qexp.models.sites import AdaptedModel, AttentionInfo
+
+Change = tuple[str, str]
+
+
+def set_probability(
+    model: AdaptedModel, make: Callable[[AttentionInfo], nn.Module], *, owner: str
+) -> tuple[Change, ...]:
+    """Replace the softmax of every attention module by ``make(info)``: scores [B, H, T, T] in, probabilities out."""
+    for info in model.attention:
+        parts, _ = _claim(model, info, "probability", owner)
+        parts.probability = make(info).train(parts.training)
+    return _changes(model, "attention_probs", lambda parts: parts.probability)
+
+
+def set_gate(model: AdaptedModel, make: Callable[[AttentionInfo], nn.Module], *, owner: str) -> tuple[Change, ...]:
+    """Put the gate ``make(info)`` behind every attention module: its input [B, T, width] in, [B, H, T, 1] out."""
+    for info in model.attention:
+        parts, attention = _claim(model, info, "gate", owner)
+        weight = next(attention.parameters())
+        parts.gate = make(info).to(weight.device, weight.dtype).train(parts.training)
+        attention.register_forward_pre_hook(pass_gate_input, with_kwargs=True)
+    return _changes(model, "context", lambda parts: parts.gate)
+
+
+def parts_of(model: AdaptedModel, info: AttentionInfo) -> AttentionParts:
+    """The qexp parts of one attention module."""
+    parts = model.module.get_submodule(f"{info.module}.qexp")
+    assert isinstance(parts, AttentionParts)
+    return parts
+
+
+def _claim(model: AdaptedModel, info: AttentionInfo, slot: str, owner: str) -> tuple[AttentionParts, nn.Module]:
+    parts = parts_of(model, info)
+    if slot in parts.claims:
+        raise UserError(
+            f"methods {parts.claims[slot]!r} and {owner!r} both set the attention's {slot}; choose one of them"
+        )
+    parts.claims[slot] = owner
+    return parts, model.module.get_submodule(info.module)
+
+
+def _changes(model: AdaptedModel, role: str, now: Callable[[AttentionParts], nn.Module | None]) -> tuple[Change, ...]:
+    return tuple((f"layers.{info.layer}.{role}", repr(now(parts_of(model, info)))) for info in model.attention)

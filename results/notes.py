@@ -1,0 +1,111 @@
+"""What must stand beside the figures of a table so that nobody reads more into them than they say."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from qexp.results.columns import Column, formula_mark, heading
+from qexp.results.rows import ALIKE, Group, heading_of_key
+from qexp.results.schema import Record
+from qexp.results.select import flatten, text
+from qexp.results.statistics import differs
+
+if TYPE_CHECKING:
+    from qexp.results.table import Cell
+
+
+def caption(records: Sequence[Record], columns: Sequence[Column]) -> str:
+    """The metrics, and the model, task and scale that all share: ``Perplexity of gpt2 on ptb, scale=small``."""
+    metrics = list(dict.fromkeys(column.metric for column in columns if column.setting != "outliers"))
+    flats = [flatten(record.config) for record in records]
+    words = " and ".join(metrics).replace("_", " ") or "outlier statistics" if columns else "runs"
+    for link, key in (("of", "model.name"), ("on", "task.name")):
+        names = sorted({text(flat[key]) for flat in flats if key in flat})
+        if len(names) == 1:
+            words += f" {link} {names[0]}"
+    scales = sorted({text(flat["scale"]) for flat in flats if "scale" in flat})
+    return words[0].upper() + words[1:] + (f", scale={' and '.join(scales)}" if scales else "")
+
+
+def notes(
+    keys: Sequence[str], groups: Sequence[Group], columns: Sequence[Column], body: Sequence[Sequence[Cell]]
+) -> tuple[str, ...]:
+    """Definitions, how to read spread and bold, where nothing is decided, which runs are missing, and the scale."""
+    return (
+        *_definitions(keys, groups, columns, body),
+        *_reading(groups, columns, body),
+        *_unfinished(keys, groups),
+        *_scale(groups),
+    )
+
+
+def _definitions(
+    keys: Sequence[str], groups: Sequence[Group], columns: Sequence[Column], body: Sequence[Sequence[Cell]]
+) -> list[str]:
+    """``name, name: definition``; where a column has several, each with the models and tasks that it holds for."""
+    users: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
+    for one, row in zip(groups, body, strict=True):
+        for column, cell in zip(columns, row, strict=True):
+            name = f"{column.metric.replace('_', ' ')} {formula_mark(column, columns)}".strip()
+            if cell.definition:
+                users[name][cell.definition][_place(keys, one)] = None
+    names: dict[str, dict[str, None]] = defaultdict(dict)
+    for name, definitions in users.items():
+        for definition, places in definitions.items():
+            where = f" ({'; '.join(places)})" if len(definitions) > 1 else ""
+            names[definition][name + where] = None
+    return [f"{', '.join(named)}: {definition}" for definition, named in names.items()]
+
+
+def _place(keys: Sequence[str], one: Group) -> str:
+    pairs = zip(keys, one.labels, strict=True)
+    return ", ".join(f"{heading_of_key(key, keys)}={label}" for key, label in pairs if key.split(".")[0] in ALIKE)
+
+
+def _reading(groups: Sequence[Group], columns: Sequence[Column], body: Sequence[Sequence[Cell]]) -> list[str]:
+    summaries = [cell.summary for row in body for cell in row if cell.summary is not None]
+    if not summaries:
+        return []
+    if all(summary.n == 1 for summary in summaries):
+        return ["One measurement a figure: its spread is not known, so none is marked as the best."]
+    lines = [
+        "Mean ± sample standard deviation over seeds. Bold: best (↑ highest, ↓ lowest) of its column among rows of the "
+        "same model, task and scale, where it differs from each of them by more than both standard deviations together."
+    ]
+    undecided = [heading(column, columns) for place, column in enumerate(columns) if _undecided(groups, body, place)]
+    if undecided:
+        lines.append(f"No two comparable rows differ by more than their spread in: {', '.join(undecided)}.")
+    return lines
+
+
+def _undecided(groups: Sequence[Group], body: Sequence[Sequence[Cell]], place: int) -> bool:
+    """Whether there are rows to compare in this column, and no pair of them differs."""
+    known = [(one.block, row[place].summary) for one, row in zip(groups, body, strict=True)]
+    pairs = [
+        (a, b)
+        for i, (block, a) in enumerate(known)
+        for other, b in known[i + 1 :]
+        if block == other and a is not None and b is not None
+    ]
+    return bool(pairs) and not any(differs(a, b) for a, b in pairs)
+
+
+def _unfinished(keys: Sequence[str], groups: Sequence[Group]) -> list[str]:
+    headings = [heading_of_key(key, keys) for key in keys]
+    return [
+        ", ".join(f"{name}={label}" for name, label in zip(headings, one.labels, strict=True))
+        + f", seed={record.config.get('seed')}: {record.status}"
+        + (f" ({record.message})" if record.message else "")
+        for one in groups
+        for record in one.records
+        if record.status != "finished"
+    ]
+
+
+def _scale(groups: Sequence[Group]) -> list[str]:
+    scales = {str(record.config.get("scale", "")) for one in groups for record in one.records} - {"", "paper"}
+    if not scales:
+        return []
+    return [f"Measured at scale={' and '.join(sorted(scales))}: no reproduction of figures measured at scale=paper."]

@@ -1,0 +1,56 @@
+"""The record: what one experiment leaves behind. Plain data; this package never imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+RECORD_VERSION = 1
+Status = Literal["finished", "diverged", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure. ``definition`` says exactly what was computed, so that two perplexities can be compared or not."""
+
+    value: float
+    higher_is_better: bool
+    n: int
+    """Examples or predicted tokens that the value rests on."""
+    definition: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One experiment from configuration to figures, as kept in ``<results_dir>/<table>/<cell_id>.json``.
+
+    ``metrics``: setting (``float``, ``w8a8``, ``w8a8.integer``) -> metric name -> :class:`Metric`.
+    ``outliers``: ``{"summary": {...}, "sites": {site name: {...}}}`` of the float model, empty where not measured.
+    """
+
+    cell_id: str
+    status: Status
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    metrics: dict[str, dict[str, Metric]] = field(default_factory=dict)
+    outliers: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    """Steps done, final loss, the curve of logged losses, and every site that the methods replaced."""
+    artifacts: dict[str, str] = field(default_factory=dict)
+    """Files beside the record, by what they are, relative to the record's folder."""
+    message: str = ""
+    """Why the status is not ``finished``."""
+    version: int = RECORD_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Record:
+        """Inverse of :meth:`to_dict`. Raises ``ValueError`` naming what is missing or unknown."""
+        try:
+            metrics = {s: {k: Metric(**m) for k, m in by_name.items()} for s, by_name in data["metrics"].items()}
+            return cls(**{**data, "metrics": metrics})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"not a qexp record: {error}") from error

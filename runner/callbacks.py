@@ -1,0 +1,85 @@
+"""What watches a training run: progress, tracking, and the wish to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qexp.methods.base import BaseMethod
+    from qexp.models.sites import AdaptedModel
+    from qexp.runner.progress import ProgressReporter
+    from qexp.runner.tracking import Tracker
+
+
+class StopRequest:
+    """Set by the first SIGINT or SIGTERM; a second one stops at once, as Python does by default."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Listen while the block runs. Signals belong to the main thread; elsewhere nothing is changed."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Watcher(TrainerCallback):  # type: ignore[misc]
+    """Reports steps, hands logged figures to the tracker, calls the methods' ``after_step``, and stops when asked."""
+
+    def __init__(
+        self,
+        model: AdaptedModel,
+        methods: Sequence[BaseMethod],
+        progress: ProgressReporter,
+        tracker: Tracker,
+        stop: StopRequest,
+    ):
+        self.model, self.methods, self.progress, self.tracker, self.stop = model, methods, progress, tracker, stop
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.progress.start("training", state.max_steps)
+        self.progress.advance(state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        for method in self.methods:
+            method.after_step(self.model, state.global_step)
+        self.progress.advance(state.global_step, note=_last_loss(state))
+        if self.stop.requested:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
+    ) -> None:
+        figures = {f"train/{key}": float(value) for key, value in logs.items() if isinstance(value, (int, float))}
+        self.tracker.log(figures, step=state.global_step)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.progress.finish()
+
+
+def _last_loss(state: TrainerState) -> str:
+    losses = [entry["loss"] for entry in state.log_history[-1:] if "loss" in entry]
+    return f"loss {losses[0]:.3f}" if losses else ""

@@ -1,0 +1,107 @@
+"""From a trained network to figures: float, outlier statistics, and every quantizer setting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from qexp.conf.errors import UserError
+from qexp.conf.schema import EvalConfig, ExperimentConfig
+from qexp.methods.base import BaseMethod, Batch
+from qexp.models.statistics import measure_outliers
+from qexp.results.schema import Metric
+from qexp.runner.trained import Trained
+
+if TYPE_CHECKING:
+    from qexp.runner.progress import ProgressReporter
+    from qexp.runner.tasks import Task
+
+
+def evaluate_float(
+    cfg: EvalConfig, trained: Trained, task: Task, device: torch.device, progress: ProgressReporter
+) -> dict[str, Metric]:
+    return _evaluate("evaluating float", cfg, trained.model.module, task, device, progress)
+
+
+def evaluate_quantized(
+    cfg: ExperimentConfig,
+    bits: str,
+    trained: Trained,
+    task: Task,
+    device: torch.device,
+    progress: ProgressReporter,
+) -> dict[str, Metric]:
+    """Calibrate and convert a copy of the network to ``bits``, and evaluate that."""
+    batches = calibration_batches(cfg, task, device)
+    with _phase(progress, f"calibrating {bits}", len(batches)):
+        quantized = _converter(trained).convert(trained.model, cfg.quant, bits, _reporting(batches, progress))
+    return _evaluate(f"evaluating {bits}", cfg.eval, quantized, task, device, progress)
+
+
+def outliers(
+    cfg: EvalConfig, trained: Trained, task: Task, device: torch.device, progress: ProgressReporter
+) -> dict[str, Any]:
+    """Outlier statistics of the float network on the first ``outlier_batches`` batches of the evaluation set."""
+    examples = task.evaluation()
+    loader = DataLoader(examples, batch_size=cfg.batch_size, collate_fn=task.collator)
+    batches = [_inputs(batch, device) for _, batch in zip(range(cfg.outlier_batches), loader, strict=False)]
+    with _phase(progress, "measuring outliers", len(batches)):
+        return measure_outliers(trained.model, _reporting(batches, progress))
+
+
+def calibration_batches(cfg: ExperimentConfig, task: Task, device: torch.device) -> list[Batch]:
+    """Inputs (no labels) for range estimation, drawn from the training set with the calibration seed."""
+    settings = cfg.quant.calibration
+    examples = task.calibration(settings.batches * settings.batch_size, settings.seed)
+    loader = DataLoader(examples, batch_size=settings.batch_size, collate_fn=task.collator)
+    return [_inputs(batch, device) for batch in loader]
+
+
+def write_heatmaps(found: dict[str, Any], folder: Path, title: str) -> dict[str, str]:
+    from qexp.results.heatmap import write_heatmaps as draw
+
+    return draw(found, folder, title)
+
+
+def _converter(trained: Trained) -> BaseMethod:
+    """The one method that converts in its own way, or the first, whose conversion is then the default."""
+    own = [method for method in trained.methods if type(method).convert is not BaseMethod.convert]
+    if len(own) > 1:
+        raise UserError(f"methods {' and '.join(method.name for method in own)} both convert the model; choose one")
+    return (own or list(trained.methods))[0]
+
+
+def _evaluate(
+    name: str,
+    cfg: EvalConfig,
+    network: torch.nn.Module,
+    task: Task,
+    device: torch.device,
+    progress: ProgressReporter,
+) -> dict[str, Metric]:
+    with _phase(progress, name, None):
+        return task.evaluate(network, cfg.batch_size, device, lambda done, total: progress.advance(done, total))
+
+
+def _inputs(batch: Batch, device: torch.device) -> Batch:
+    return {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
+
+
+def _reporting(batches: list[Batch], progress: ProgressReporter) -> Iterator[Batch]:
+    for done, batch in enumerate(batches, start=1):
+        yield batch
+        progress.advance(done)
+
+
+@contextmanager
+def _phase(progress: ProgressReporter, name: str, total: int | None) -> Iterator[None]:
+    progress.start(name, total)
+    try:
+        yield
+    finally:
+        progress.finish()

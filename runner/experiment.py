@@ -1,0 +1,145 @@
+"""One experiment, from configuration to record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qexp.conf.schema import ExperimentConfig
+from qexp.results.schema import Metric, Record
+from qexp.results.store import Store
+from qexp.runner.compose import to_dict
+from qexp.runner.provenance import Stopwatch, cell_id, collect
+
+if TYPE_CHECKING:
+    from qexp.runner.progress import ProgressReporter
+    from qexp.runner.tasks import Task
+    from qexp.runner.tracking import Tracker
+    from qexp.runner.trained import Trained
+
+
+@dataclass
+class Findings:
+    """What has been found so far; a record can be made of it at any time."""
+
+    metrics: dict[str, dict[str, Metric]] = field(default_factory=dict)
+    outliers: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    artifacts: dict[str, str] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    data_fingerprint: str = ""
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the block's wall seconds to ``timings[phase]``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[phase] = round(self.timings.get(phase, 0.0) + time.perf_counter() - start, 3)
+
+
+def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progress: ProgressReporter) -> Record:
+    """Run ``cfg`` and return its record, which is saved before anything else happens to it.
+
+    A cell that has a record already is not run again. A loss that diverges gives a record with status ``diverged``.
+
+    Raises:
+        UserError: for input that cannot be run. KeyboardInterrupt: when stopped; the same call goes on from there.
+    """
+    cell = cell_id(cfg)
+    if (known := store.load(cell)) is not None:
+        return known
+    store.check_writable()
+    findings, status, message = Findings(), "finished", ""
+    from qexp.runner.training import Diverged
+
+    with Stopwatch() as watch:
+        try:
+            _measure(cfg, cell, store, findings, tracker, progress)
+        except Diverged as error:
+            status, message = "diverged", str(error)
+            findings.training["steps"] = error.step
+    record = Record(
+        cell_id=cell,
+        status=status,  # type: ignore[arg-type]
+        config=to_dict(cfg),
+        provenance=collect(cfg, findings.data_fingerprint) | watch.facts(),
+        metrics=findings.metrics,
+        outliers=findings.outliers,
+        timings=findings.timings,
+        training=findings.training,
+        artifacts=findings.artifacts,
+        message=message,
+    )
+    store.save(record)
+    tracker.summary(record)
+    return record
+
+
+def _measure(
+    cfg: ExperimentConfig, cell: str, store: Store, findings: Findings, tracker: Tracker, progress: ProgressReporter
+) -> None:
+    from qexp.runner import evaluation
+    from qexp.runner.devices import prepare_process, resolve_device
+    from qexp.runner.trained import obtain
+
+    device = resolve_device(cfg.device)
+    prepare_process(cfg.seed, cfg.threads)
+    with findings.timed("prepare"):
+        task, tokenizer = prepare_task(cfg, progress)
+    findings.data_fingerprint = task.fingerprint
+    with findings.timed("train"):
+        trained = obtain(cfg, task, tokenizer, device, progress, tracker)
+    findings.training = trained.facts
+    with findings.timed("evaluate.float"):
+        findings.metrics["float"] = evaluation.evaluate_float(cfg.eval, trained, task, device, progress)
+    if cfg.eval.outliers:
+        with findings.timed("outliers"):
+            _outliers(cfg, cell, store, findings, trained, task, progress)
+    for bits in cfg.quant.bits:
+        with findings.timed(f"evaluate.{bits}"):
+            findings.metrics[bits] = evaluation.evaluate_quantized(cfg, bits, trained, task, device, progress)
+
+
+def prepare_task(cfg: ExperimentConfig, progress: ProgressReporter) -> tuple[Task, Any]:
+    """The task of ``cfg`` with its tokenised data, and the tokenizer."""
+    from qexp.models.loading import load_tokenizer
+    from qexp.runner.tasks import build_task, load_corpus
+
+    objective, cache = cfg.task.objective, Path(cfg.results_dir) / "cache"
+    assert objective != "auto", "composing settles the objective"
+    progress.start("preparing data", None)
+    try:
+        corpus = load_corpus(cfg.task, cfg.data_dir)
+        tokenizer = load_tokenizer(cfg.model, corpus.texts(), cfg.data_dir, cache)
+        length = cfg.task.max_length
+        return build_task(cfg.task, corpus, tokenizer, objective, length, cfg.seed, cache), tokenizer
+    finally:
+        progress.finish()
+
+
+def _outliers(
+    cfg: ExperimentConfig,
+    cell: str,
+    store: Store,
+    findings: Findings,
+    trained: Trained,
+    task: Task,
+    progress: ProgressReporter,
+) -> None:
+    from qexp.runner import evaluation
+
+    device = next(trained.model.module.parameters()).device
+    found = evaluation.outliers(cfg.eval, trained, task, device, progress)
+    if cfg.eval.heatmaps:
+        folder = store.files(cfg.table, cell)
+        names = evaluation.write_heatmaps(found, folder, f"{cfg.model.name} on {cfg.task.name}")
+        findings.artifacts |= {what: f"{folder.name}/{name}" for what, name in names.items()}
+    for statistics in found["sites"].values():
+        statistics.pop("per_dim_max", None)
+    findings.outliers = found

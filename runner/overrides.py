@@ -1,0 +1,119 @@
+"""Read the overrides of a command line: which choice of each group, and which values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+
+from qexp.conf.catalog import GROUPS, choices, did_you_mean
+from qexp.conf.errors import UserError
+
+
+class _Place(NamedTuple):
+    """The choice of a group that takes any folder, the key of the folder, and how to say so."""
+
+    choice: str
+    key: str
+    words: str
+
+
+_PLACES = {
+    "model": _Place("hub", "model.path", "organisation/name on the hub, or a local folder"),
+    "task": _Place("text_folder", "task.folder", "a local folder of text"),
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """One key to set, or to remove (then the schema's default holds again)."""
+
+    key: str
+    value: Any = None
+    delete: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for. ``methods`` is empty and a group is absent from ``groups`` where nothing was named."""
+
+    methods: tuple[str, ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict)
+    values: tuple[Value, ...] = ()
+
+
+def parse(overrides: Sequence[str]) -> Request:
+    """Split overrides into choices and values; later ones win. Raises ``UserError`` for whatever cannot be read."""
+    methods: tuple[str, ...] = ()
+    groups: dict[str, str] = {}
+    values: list[Value] = []
+    for text in overrides:
+        override = _read(text)
+        key, value = override.key_or_group, override.value()
+        if key not in GROUPS:
+            values.append(Value(key, value, delete=override.type is OverrideType.DEL))
+        elif override.type is OverrideType.DEL:
+            raise UserError(f"{text}: a {key} cannot be taken away; choose another with {key}=NAME")
+        elif key == "method":
+            methods = _methods(text, value)
+        elif not isinstance(value, str) or not value:
+            raise UserError(f"{text}: {key} takes one name; choices: {', '.join(choices(key))}")
+        elif _is_place(key, value):
+            groups[key] = _PLACES[key].choice
+            values.append(Value(_PLACES[key].key, value))
+        else:
+            groups[key] = known(key, value)
+    return Request(methods, groups, tuple(values))
+
+
+def replace(overrides: Sequence[str], changes: Sequence[str]) -> list[str]:
+    """``overrides`` with ``changes`` on top; a group that is chosen anew loses the values given to the old choice."""
+    anew = {key for text in changes if (key := text.lstrip("+").partition("=")[0]) in GROUPS}
+    kept = [text for text in overrides if text.lstrip("+~").partition("=")[0].partition(".")[0] not in anew]
+    return [*kept, *changes]
+
+
+def _read(text: str) -> Override:
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise UserError(
+            f"{text}: not an override; write key=value, +key=value or ~key, and quote a value with unusual characters: "
+            f"\"key='...'\""
+        ) from error
+    if override.is_sweep_override():
+        raise UserError(
+            f"{text}: several values, but one run is one experiment: run it once for each value "
+            f"(a list is written in brackets: {override.key_or_group}=[...])"
+        )
+    if override.package is not None or not override.key_or_group:
+        raise UserError(f"{text}: not an override; write key=value")
+    return override
+
+
+def _methods(text: str, value: Any) -> tuple[str, ...]:
+    names = value if isinstance(value, list) else [value]
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise UserError(f"{text}: method takes a name or a list of names; methods: {', '.join(choices('method'))}")
+    if len(set(names)) < len(names):
+        raise UserError(f"{text}: a method is named twice")
+    return tuple(known("method", name) for name in names)
+
+
+def known(group: str, name: str) -> str:
+    """``name`` if the group has it, else a ``UserError`` with the nearest."""
+    names = choices(group)
+    if name in names:
+        return name
+    near = did_you_mean(name, names) or ";"
+    or_place = f" (or {_PLACES[group].words})" if group in _PLACES else ""
+    raise UserError(f"unknown {group} '{name}'{near} choices: {', '.join(names)}{or_place}")
+
+
+def _is_place(group: str, value: str) -> bool:
+    return group in _PLACES and value not in choices(group) and ("/" in value or Path(value).is_dir())

@@ -1,0 +1,59 @@
+"""Tables as plans: which experiments a table is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from qexp.conf.errors import UserError
+from qexp.conf.schema import ExperimentConfig, TableConfig
+from qexp.runner.compose import compose
+
+
+def table_names() -> tuple[str, ...]:
+    """Names of all table specifications, ``<paper>/<table>``, sorted."""
+    root = _root()
+    return tuple(sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml")))
+
+
+def load_table(name: str) -> TableConfig:
+    """The specification ``conf/table/<name>.yaml``.
+
+    Raises:
+        UserError: for a name that no table has, and for a specification that does not fit ``TableConfig``.
+    """
+    from omegaconf import OmegaConf
+
+    if name not in table_names():
+        near = get_close_matches(name, table_names(), n=3, cutoff=0.3) or table_names()
+        raise UserError(f"unknown table '{name}'; tables: {', '.join(near)} (qexp list tables shows all)")
+    content: Any = OmegaConf.to_container(OmegaConf.load(_root() / f"{name}.yaml"))
+    try:
+        return TypeAdapter(TableConfig).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"table {name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def plan(name: str, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None) -> list[ExperimentConfig]:
+    """Every experiment of a table, rows first, then seeds; ``overrides`` apply to all of them and win."""
+    spec = load_table(name)
+    return [
+        compose([*spec.common, *row, f"seed={seed}", f"table={folder_of(name)}", *overrides])
+        for seed in (seeds or spec.seeds)
+        for row in spec.rows
+    ]
+
+
+def folder_of(name: str) -> str:
+    """The folder below ``results_dir`` that holds a table's records: ``<paper>.<table>``."""
+    return name.replace("/", ".")
+
+
+def _root() -> Path:
+    return Path(str(files("qexp.conf"))) / "table"

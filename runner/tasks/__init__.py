@@ -1,0 +1,35 @@
+"""Tasks: what is learnt and measured. ``load_corpus`` reads rows; ``build_task`` makes examples and metrics of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from qexp.conf.errors import UserError
+from qexp.conf.schema import Objective, TaskConfig
+from qexp.runner.tasks.base import Task
+from qexp.runner.tasks.classification import LabelledTask
+from qexp.runner.tasks.corpus import Corpus, load_corpus
+from qexp.runner.tasks.language import LanguageTask
+
+__all__ = ["Corpus", "Task", "build_task", "load_corpus"]
+
+
+def build_task(
+    cfg: TaskConfig,
+    corpus: Corpus,
+    tokenizer: Any,
+    objective: Objective,
+    max_length: int,
+    seed: int,
+    cache_dir: Path,
+) -> Task:
+    """The task of ``corpus`` for a tokenizer. Text is tokenised when first needed and kept below ``cache_dir``.
+
+    Raises ``UserError`` where ``objective`` is none of the corpus's, or the tokenizer lacks a token that it needs.
+    """
+    possible = ("causal_lm", "masked_lm") if corpus.objective_default is None else (corpus.objective_default,)
+    if objective not in possible:
+        raise UserError(f"task.objective={objective} is not possible with task={cfg.name}; use {' or '.join(possible)}")
+    kind: type[Task] = LanguageTask if corpus.objective_default is None else LabelledTask
+    return kind(cfg, corpus, tokenizer, objective, max_length, seed, cache_dir)

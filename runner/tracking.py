@@ -1,0 +1,212 @@
+"""Weights & Biases: the same figures as the record, online where a login exists and offline otherwise.
+
+The record is the source of truth: whatever goes wrong here is reported once and the run goes on without tracking.
+"""
+
+from __future__ import annotations
+
+import configparser
+import logging
+import netrc
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
+
+from qexp.conf.errors import UserError
+from qexp.conf.schema import ExperimentConfig
+from qexp.results.schema import Record
+
+OnlineOrOffline = Literal["online", "offline"]
+
+logger = logging.getLogger(__name__)
+
+SETTINGS_COLUMNS = ("setting", "metric", "value", "higher_is_better", "n", "definition")
+"""Columns of the table of a record's metrics, one row a setting and metric."""
+
+
+class Tracker(Protocol):
+    """Receives a run's figures while it goes on. Closed once, whatever happened."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None: ...
+    def summary(self, record: Record) -> None: ...
+    def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None: ...
+    def close(self, exit_code: int = 0) -> None: ...
+
+
+class NullTracker:
+    """``tracking=none``: nothing is logged and wandb is not imported."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        return None
+
+    def summary(self, record: Record) -> None:
+        return None
+
+    def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        return None
+
+    def close(self, exit_code: int = 0) -> None:
+        return None
+
+
+def make_tracker(cfg: ExperimentConfig, cell_id: str) -> Tracker:
+    """The tracker that ``cfg.tracking`` asks for. Cheap: wandb itself starts with the first figure.
+
+    Raises:
+        UserError: if ``mode`` is ``online`` and there is no login to be online with.
+    """
+    mode = _mode(cfg.tracking.mode)
+    return NullTracker() if mode == "none" else WandbTracker(cfg, cell_id, mode)
+
+
+def _mode(wanted: str) -> Literal["online", "offline", "none"]:
+    if wanted == "online" and wandb_login() is None:
+        raise UserError("tracking=online needs a W&B login: run `wandb login`, or use tracking=offline")
+    if wanted == "auto":
+        fallback = "offline" if wandb_login() is None else "online"
+        wanted = {"disabled": "none", "offline": "offline"}.get(os.environ.get("WANDB_MODE", ""), fallback)
+    return "none" if wanted == "none" else "offline" if wanted == "offline" else "online"
+
+
+def wandb_login() -> str | None:
+    """Where W&B credentials were found (never what they are), None without a login. Looks where wandb looks."""
+    for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        if os.environ.get(variable):
+            return variable
+    home = Path.home()
+    candidates = [os.environ["NETRC"]] if os.environ.get("NETRC") else [home / ".netrc", home / "_netrc"]
+    for path in candidates:
+        try:
+            found = netrc.netrc(str(path)).authenticators(_wandb_host())
+        except (OSError, netrc.NetrcParseError):
+            continue
+        if found and found[2]:
+            return str(path)
+    return None
+
+
+def _wandb_host() -> str:
+    """Host of the W&B server: the environment's, else that of ``wandb login --host``, else the public one."""
+    folder = Path(os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read(folder / "settings")
+    except configparser.Error:
+        pass
+    saved = parser.get("default", "base_url", fallback="https://api.wandb.ai")
+    return urlsplit(os.environ.get("WANDB_BASE_URL") or saved).netloc
+
+
+class WandbTracker:
+    """One W&B run whose id is the cell id, kept below ``<results_dir>/wandb``."""
+
+    def __init__(self, cfg: ExperimentConfig, cell_id: str, mode: OnlineOrOffline):
+        self._cfg, self._cell_id, self._mode = cfg, cell_id, mode
+        self._run: Any = None
+        self._failed = False
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Metrics of one training step."""
+        self._attempt(lambda: self._started().log(dict(metrics), step=step))
+
+    def summary(self, record: Record) -> None:
+        """The record's figures: as summary values, as the table ``settings``, and its files as an artifact."""
+        self._attempt(lambda: self._started().summary.update(summary_values(record)))
+        self.table("settings", SETTINGS_COLUMNS, settings_rows(record))
+        self._attempt(lambda: self._log_files(record))
+
+    def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        def send() -> None:
+            import wandb
+
+            self._started().log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
+
+        self._attempt(send)
+
+    def close(self, exit_code: int = 0) -> None:
+        """End the run, as failed when ``exit_code`` is not 0. A run that logged nothing leaves nothing."""
+        run, self._run = self._run, None
+        if run is not None:
+            self._failed = False
+            self._attempt(lambda: run.finish(exit_code=exit_code))
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        """Do ``action``; after the first failure say so, and do nothing more."""
+        if self._failed:
+            return
+        try:
+            action()
+        except Exception as error:  # wandb raises many kinds, and none of them may end an experiment
+            self._failed = True
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            logger.warning("W&B tracking stopped (%s); the record is not affected", reason)
+
+    def _started(self) -> Any:
+        if self._run is None:
+            try:
+                self._run = self._start(self._mode)
+            except Exception:
+                if self._mode == "offline":
+                    raise
+                logger.warning("W&B cannot be reached; this run is logged offline (`wandb sync` sends it later)")
+                self._run = self._start("offline")
+        return self._run
+
+    def _start(self, mode: OnlineOrOffline) -> Any:
+        os.environ.setdefault("WANDB_SILENT", "true")  # settings alone do not silence what wandb says before a run
+        import wandb
+
+        choice = self._cfg.tracking
+        folder = Path(self._cfg.results_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        return wandb.init(
+            mode=mode,
+            dir=str(folder),
+            id=self._cell_id,
+            resume="allow" if mode == "online" else None,
+            project=choice.project,
+            entity=choice.entity,
+            group=choice.group,
+            name=_run_name(self._cfg),
+            config=asdict(self._cfg),
+            settings=wandb.Settings(silent=True, console="off", disable_code=True, init_timeout=30),
+        )
+
+    def _log_files(self, record: Record) -> None:
+        import wandb
+
+        folder = Path(self._cfg.results_dir) / self._cfg.table
+        files = {what: folder / name for what, name in record.artifacts.items() if (folder / name).is_file()}
+        if not files:
+            return
+        artifact = wandb.Artifact(f"qexp-{record.cell_id}", type="record-files")
+        for what, path in files.items():
+            artifact.add_file(str(path), name=f"{what}{path.suffix}")
+        run = self._started()
+        run.log_artifact(artifact)
+        run.log({what: wandb.Image(str(path)) for what, path in files.items() if path.suffix == ".png"})
+
+
+def _run_name(cfg: ExperimentConfig) -> str:
+    return f"{'+'.join(choice.name for choice in cfg.method)} {cfg.model.name} {cfg.task.name} {cfg.seed}"
+
+
+def summary_values(record: Record) -> dict[str, Any]:
+    """A record's figures by flat names: ``w8a8/accuracy``, ``outliers/max_inf_norm``, ``seconds/train``, ``status``."""
+    values: dict[str, Any] = {"status": record.status}
+    values |= {f"{setting}/{name}": value for setting, name, value, *_ in settings_rows(record)}
+    numbers = {k: v for k, v in record.outliers.get("summary", {}).items() if isinstance(v, (int, float))}
+    values |= {f"outliers/{name}": value for name, value in numbers.items()}
+    return values | {f"seconds/{phase}": seconds for phase, seconds in record.timings.items()}
+
+
+def settings_rows(record: Record) -> list[tuple[Any, ...]]:
+    """One row a quantizer setting and metric, in the order of :data:`SETTINGS_COLUMNS`."""
+    return [
+        (setting, name, metric.value, metric.higher_is_better, metric.n, metric.definition)
+        for setting, metrics in record.metrics.items()
+        for name, metric in metrics.items()
+    ]

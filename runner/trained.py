@@ -1,0 +1,117 @@
+"""The trained network of a configuration: taken from the store of trained models, or trained and put there.
+
+Configurations that differ only in what happens after training share one trained network, by ``training_id``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qexp.conf.errors import UserError
+from qexp.conf.schema import ExperimentConfig, MethodChoice
+from qexp.methods import registry
+from qexp.methods.base import BaseMethod, Surgery
+from qexp.models.adapt import adapt
+from qexp.models.loading import is_pretrained, load_model
+from qexp.models.saving import load_saved, save_model
+from qexp.models.sites import AdaptedModel
+from qexp.runner.provenance import training_id
+from qexp.runner.training import discard, train
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from qexp.runner.progress import ProgressReporter
+    from qexp.runner.tasks import Task
+    from qexp.runner.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Trained:
+    model: AdaptedModel
+    methods: tuple[BaseMethod, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Steps, final loss, curve, and the sites that the methods replaced: the record's ``training``."""
+
+
+def create_methods(choices: Sequence[MethodChoice]) -> tuple[BaseMethod, ...]:
+    return tuple(registry.create(choice.name, choice.settings) for choice in choices)
+
+
+def prepare_methods(model: AdaptedModel, methods: Sequence[BaseMethod], max_length: int, pretrained: bool) -> Surgery:
+    """Let each method change the network, in order.
+
+    Raises:
+        UserError: if a method that is no baseline changed nothing: its figures would be the baseline's.
+    """
+    replaced = []
+    for method in methods:
+        surgery = method.prepare(model, max_length=max_length, pretrained=pretrained)
+        if not surgery.replaced and not method.changes_nothing:
+            raise UserError(f"method={method.name} found nothing to change in a {model.family} model")
+        replaced += list(surgery.replaced)
+    return Surgery(tuple(replaced))
+
+
+def obtain(
+    cfg: ExperimentConfig,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    progress: ProgressReporter,
+    tracker: Tracker,
+) -> Trained:
+    """The trained network for ``cfg`` on ``device``: loaded when it was trained before, else trained and kept."""
+    home = Path(cfg.results_dir) / "trained" / training_id(cfg)
+    if home.is_dir() and cfg.train.max_steps:
+        if (trained := _load(cfg, home, task, device, progress)) is not None:
+            return trained
+    methods = create_methods(cfg.method)
+    network = load_model(cfg.model, task.objective, task.num_labels, tokenizer, cfg.task.max_length, cfg.seed)
+    model = adapt(network)
+    surgery = prepare_methods(model, methods, cfg.task.max_length, is_pretrained(cfg.model))
+    model.module.to(device)
+    facts: dict[str, Any] = {"steps": 0, "replaced": [asdict(change) for change in surgery.replaced]}
+    if cfg.train.max_steps:
+        partial = home.with_name(f"{home.name}.partial")
+        facts |= asdict(train(cfg, model, methods, task, partial, device, progress, tracker))
+        if cfg.train.keep_model:
+            save_model(model, tokenizer, home, _own_settings(cfg, facts))
+        discard(partial)
+    model.module.eval()
+    return Trained(model, methods, facts)
+
+
+def _own_settings(cfg: ExperimentConfig, facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "methods": [asdict(choice) for choice in cfg.method],
+        "max_length": cfg.task.max_length,
+        "pretrained": is_pretrained(cfg.model),
+        "training": facts,
+    }
+
+
+def _load(
+    cfg: ExperimentConfig, home: Path, task: Task, device: torch.device, progress: ProgressReporter
+) -> Trained | None:
+    methods = create_methods(cfg.method)
+
+    def apply(model: AdaptedModel, _: list[dict[str, Any]]) -> None:
+        prepare_methods(model, methods, cfg.task.max_length, is_pretrained(cfg.model))
+
+    try:
+        model, settings = load_saved(home, task.objective, task.num_labels, apply)
+    except UserError as error:
+        aside = home.with_name(f"{home.name}.corrupt")
+        shutil.rmtree(aside, ignore_errors=True)
+        home.rename(aside)
+        progress.message(f"set aside a trained model that cannot be read ({error}): {aside}")
+        return None
+    progress.message(f"using the network trained before: {home}")
+    model.module.to(device).eval()
+    return Trained(model, methods, settings["training"])

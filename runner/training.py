@@ -1,0 +1,228 @@
+"""Training: Hugging Face's Trainer with the methods' losses, exact resume, and an end when the loss diverges."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from qexp.conf.errors import UserError
+from qexp.conf.schema import ExperimentConfig, TrainConfig
+from qexp.methods.base import BaseMethod, ParameterRule
+from qexp.models.capture import capture
+from qexp.models.quiet import quiet
+from qexp.models.sites import AdaptedModel
+from qexp.runner import checkpoints
+from qexp.runner.callbacks import StopRequest, Watcher
+from qexp.runner.optimizer import freeze, parameter_groups
+from qexp.runner.tasks.epochs import TellEpoch
+
+if TYPE_CHECKING:
+    from qexp.runner.progress import ProgressReporter
+    from qexp.runner.tasks import Task
+    from qexp.runner.tracking import Tracker
+
+
+class Diverged(Exception):
+    """The loss became NaN or infinite. ``step`` is the last finished optimizer step."""
+
+    def __init__(self, step: int, loss: float):
+        super().__init__(f"the loss became {loss} after step {step}")
+        self.step, self.loss = step, loss
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    steps: int
+    final_loss: float | None
+    curve: list[dict[str, float]]
+    """Logged figures, each with its ``step``: ``loss``, ``learning_rate``, ``grad_norm``."""
+    resumed_from: int | None = None
+
+
+def train(
+    cfg: ExperimentConfig,
+    model: AdaptedModel,
+    methods: Sequence[BaseMethod],
+    task: Task,
+    folder: Path,
+    device: torch.device,
+    progress: ProgressReporter,
+    tracker: Tracker,
+) -> TrainingResult:
+    """Train ``model`` in place with checkpoints below ``folder``, going on from the last whole one.
+
+    Raises:
+        Diverged: if the loss stops being finite; the last checkpoint stays.
+        KeyboardInterrupt: after SIGINT or SIGTERM, once a checkpoint is written.
+    """
+    freeze(model.module, cfg.train.freeze)
+    _set_dropout(model.module, cfg.train.dropout)
+    resume_from = _resume_point(folder, progress)
+    examples, stop = task.train(), StopRequest()
+    with ExitStack() as stack:
+        stack.enter_context(quiet())
+        trainer = MethodTrainer(
+            model=model.module,
+            args=_arguments(cfg, folder, device),
+            train_dataset=examples,
+            data_collator=task.collator,
+            callbacks=[TellEpoch(examples), Watcher(model, methods, progress, tracker, stop)],
+        )
+        trainer.install(stack, model, methods, cfg.train)
+        stack.enter_context(stop.listening())
+        output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    if stop.requested and trainer.state.global_step < cfg.train.max_steps:
+        raise KeyboardInterrupt
+    curve = [_figures(entry) for entry in trainer.state.log_history if "loss" in entry]
+    return TrainingResult(
+        steps=trainer.state.global_step,
+        final_loss=curve[-1]["loss"] if curve else float(output.training_loss),
+        curve=curve,
+        resumed_from=int(resume_from.name.rsplit("-", 1)[1]) if resume_from else None,
+    )
+
+
+class MethodTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer whose loss is the task's plus the methods' and the FFN-output penalty."""
+
+    def install(self, stack: ExitStack, model: AdaptedModel, methods: Sequence[BaseMethod], cfg: TrainConfig) -> None:
+        """Give the trainer what its constructor has no place for. Hooks live as long as ``stack``."""
+        self.remove_callback(PrinterCallback)
+        self.adapted, self.methods, self.cfg = model, methods, cfg
+        self.ffn_outputs: Mapping[str, Tensor] = {}
+        if cfg.ffn_output_penalty:
+            self.ffn_outputs = stack.enter_context(capture(model.module, model.sites.with_role("ffn_output")))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss, outputs = result if return_outputs else (result, None)
+        loss = loss + self._extra_loss(num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _extra_loss(self, num_items_in_batch: Tensor | int | None) -> Tensor | float:
+        extra: Tensor | float = sum((method.extra_loss(self.adapted) for method in self.methods), start=0.0)
+        if self.cfg.ffn_output_penalty:
+            squares = [output.square().mean() for output in self.ffn_outputs.values()]
+            extra = extra + self.cfg.ffn_output_penalty * torch.stack(squares).sum()
+        # A loss normalised over the whole accumulated batch is summed over its parts, so this one must be shared out.
+        shared_out = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        return extra / self.current_gradient_accumulation_steps if shared_out else extra
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss: Tensor = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise Diverged(self.state.global_step, loss.item())
+        return loss
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer | None = self.optimizer
+        if optimizer is None:
+            rules: list[ParameterRule] = [rule for method in self.methods for rule in method.parameter_rules()]
+            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            groups = parameter_groups(self.model, self.cfg, rules)
+            optimizer = self.optimizer = optimizer_class(groups, **settings)
+        return optimizer
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        checkpoints.seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+
+
+def _arguments(cfg: ExperimentConfig, folder: Path, device: torch.device) -> TrainingArguments:
+    recipe = cfg.train
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=recipe.max_steps,
+        per_device_train_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation,
+        optim=_known_optimizer(recipe.optimizer),
+        learning_rate=recipe.learning_rate,
+        adam_beta1=recipe.betas[0],
+        adam_beta2=recipe.betas[1],
+        adam_epsilon=recipe.epsilon,
+        weight_decay=recipe.weight_decay,
+        lr_scheduler_type=_known_schedule(recipe.schedule),
+        warmup_steps=_warmup(recipe),
+        max_grad_norm=recipe.max_grad_norm,
+        logging_steps=recipe.logging_steps,
+        save_steps=recipe.save_steps,
+        save_total_limit=2,
+        seed=cfg.seed,
+        use_cpu=device.type == "cpu",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        logging_nan_inf_filter=False,
+        dataloader_pin_memory=device.type == "cuda",
+    )
+
+
+def _warmup(recipe: TrainConfig) -> int | float:
+    return recipe.warmup_steps if recipe.warmup_steps < 1 else int(recipe.warmup_steps)
+
+
+def _known_optimizer(name: str) -> str:
+    from transformers.training_args import OptimizerNames
+
+    return _known("train.optimizer", name, [str(item.value) for item in OptimizerNames])
+
+
+def _known_schedule(name: str) -> str:
+    from transformers.trainer_utils import SchedulerType
+
+    return _known("train.schedule", name, [str(item.value) for item in SchedulerType])
+
+
+def _known(key: str, name: str, choices: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    if name in choices:
+        return name
+    near = get_close_matches(name, choices, n=3) or choices[:3]
+    raise UserError(f"{key}={name}: unknown; did you mean {', '.join(near)}?")
+
+
+def _set_dropout(module: nn.Module, probability: float | None) -> None:
+    """Set every dropout of the network, attention's included (a number there, not a module, in OPT and Llama)."""
+    if probability is None:
+        return
+    for child in module.modules():
+        if isinstance(child, nn.Dropout):
+            child.p = probability
+        for name in ("dropout", "attention_dropout"):
+            if isinstance(getattr(child, name, None), float):
+                setattr(child, name, probability)
+
+
+def _resume_point(folder: Path, progress: ProgressReporter) -> Path | None:
+    checkpoint, broken = checkpoints.last_checkpoint(folder)
+    for path in broken:
+        progress.message(f"set aside a broken checkpoint: {path}")
+    if checkpoint is not None:
+        progress.message(f"going on from {checkpoint.name}")
+    return checkpoint
+
+
+def _figures(entry: Mapping[str, Any]) -> dict[str, float]:
+    kept = ("step", "loss", "learning_rate", "grad_norm")
+    return {key: float(entry[key]) for key in kept if key in entry and math.isfinite(float(entry[key]))}
+
+
+def discard(folder: Path) -> None:
+    """Delete the checkpoints of a training run that is finished and saved."""
+    shutil.rmtree(folder, ignore_errors=True)
