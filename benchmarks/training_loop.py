@@ -14,7 +14,7 @@ CELL = ["method=vanilla", "model=tiny_bert", "task=pydocs", "scale=small", "trac
 STEPS = 40
 
 
-def measure(turns: int = 5, steps: int = STEPS) -> list[Result]:
+def measure(turns: int = 7, steps: int = STEPS) -> list[Result]:
     import torch
 
     from qexp.models.adapt import adapt

@@ -134,7 +134,7 @@ class TrainConfig:
     max_steps: Annotated[int, Field(ge=0)] = 0
     batch_size: Positive = 32
     gradient_accumulation: Positive = 1
-    optimizer: str = "adamw_torch"
+    optimizer: str = "adamw_torch_fused"
     """Any ``optim`` that transformers' ``TrainingArguments`` takes, bitsandbytes' 8-bit ones included."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
