@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 QEXP := $(BIN)/qexp
 SCALE ?= small
 RESULTS ?= runs
+WORKERS ?= auto
 # The pins are for Python 3.11 and later; an older Python takes the ranges of pyproject.toml.
 PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
-QUICK := model=minilm task=pydocs_labels results_dir=$(RESULTS) table=quickstart
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test lint format typecheck bench table reproduce-all clean
@@ -22,12 +22,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: $(VENV)/.ready ## Make the environment, then fine-tune, quantize and compare two methods on embedded data
-	$(QEXP) run method=vanilla $(QUICK)
-	$(QEXP) run method=gated_attention $(QUICK)
-	$(QEXP) table --where table=quickstart results_dir=$(RESULTS)
+	$(QEXP) reproduce quickstart results_dir=$(RESULTS)
 
 test: $(VENV)/.ready ## Make the environment, then run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 lint: $(VENV)/.ready ## Check formatting and lint
 	$(BIN)/ruff format --check .
@@ -44,7 +42,10 @@ bench: $(VENV)/.ready ## Measure speed and memory beside peers; writes docs/perf
 	$(BIN)/python benchmarks/run.py
 
 table: $(VENV)/.ready ## Table every record below RESULTS
-	$(QEXP) table results_dir=$(RESULTS)
+	$(QEXP) table --results-dir $(RESULTS)
+
+reproduce-all: $(VENV)/.ready ## Run every table at SCALE (small): goes on where it stopped
+	$(QEXP) reproduce all --scale $(SCALE) results_dir=$(RESULTS) --output $(RESULTS)/tables
 
 clean: ## Remove the environment and caches (never records)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

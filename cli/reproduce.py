@@ -1,8 +1,9 @@
-"""``qexp reproduce``: every experiment of a table, one after another, then the table."""
+"""``qexp reproduce``: every experiment of a table, one after another, then the table; for one table or all."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,32 +19,44 @@ EPILOG = (
     "[bold]Examples[/]\n\n"
     "qexp list tables\n\n"
     "qexp reproduce quantizable_transformers/finetuned_encoder --scale small\n\n"
+    "qexp reproduce all --scale smoke\n\n"
     "qexp reproduce quantizable_transformers/finetuned_encoder --scale smoke --dry-run\n\n"
     "A finished experiment is never run twice: after a stop, the same command goes on."
 )
 
 
 def reproduce(
-    table: Annotated[str, typer.Argument(help="A table of `qexp list tables`.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value for every experiment of the table.")] = None,
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            help="Tables of `qexp list tables`, or all; then key=value for every experiment.",
+            metavar="TABLE... [OVERRIDES]...",
+        ),
+    ],
     scale: Annotated[str, typer.Option(help="smoke, small, medium or paper.")] = "small",
     seeds: Annotated[str, typer.Option(help="Comma-separated; the table's own when empty.", show_default=False)] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
     output: Annotated[
-        Path | None, typer.Option(help="Write the table and its records to this folder.", show_default=False)
+        Path | None,
+        typer.Option(help="Write each table and its records to a folder of its name in this one.", show_default=False),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Run every experiment of a table that has no record yet, then print the table."""
-    from qexp.runner.plan import plan
+    from qexp.runner.plan import plan, table_names
 
-    cells = plan(table, [f"scale={scale}", *(overrides or [])], _seeds(seeds))
+    overrides = [f"scale={scale}", *(word for word in what if "=" in word)]
+    names = [word for word in what if "=" not in word]
+    plans = {name: plan(name, overrides, _seeds(seeds)) for name in (table_names() if names == ["all"] else names)}
     if dry_run:
-        _show_plan(cells)
+        _show_plan([cell for cells in plans.values() for cell in cells])
         return
-    records = [_run(number, len(cells), cell, quiet) for number, cell in enumerate(cells, start=1)]
-    _print_table(table, records, output)
-    if any(record.status != "finished" for record in records):
+    finished = True
+    for name, cells in plans.items():
+        records = [_run(number, len(cells), cell, quiet) for number, cell in enumerate(cells, start=1)]
+        _report(name, records, output)
+        finished &= all(record.status == "finished" for record in records)
+    if not finished:
         raise typer.Exit(1)
 
 
@@ -79,13 +92,15 @@ def _run(number: int, total: int, cell: ExperimentConfig, quiet: bool) -> Record
     return execute(cell, Store(Path(cell.results_dir)), make_progress(Console(stderr=True), quiet))
 
 
-def _print_table(name: str, records: list[Record], output: Path | None) -> None:
-    from qexp.results.export import to_markdown, write_reference
+def _report(name: str, records: list[Record], output: Path | None) -> None:
+    from qexp.cli.table import print_table
+    from qexp.results.export import write_reference
     from qexp.results.table import build
-    from qexp.runner.plan import load_table
+    from qexp.runner.plan import folder_of, load_table
 
+    spec = load_table(name)
     table = build(records)
-    typer.echo(f"{load_table(name).title}\n")
-    typer.echo(to_markdown(table))
+    table = replace(table, caption=f"{spec.title} ({table.caption})", notes=(*table.notes, *filter(None, [spec.note])))
+    print_table(table)
     if output is not None:
-        write_reference(table, output)
+        write_reference(table, output / folder_of(name))

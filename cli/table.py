@@ -67,7 +67,7 @@ def table(
     elif form:
         typer.echo(_text(built, form).rstrip("\n"))
     else:
-        _print(built)
+        print_table(built)
 
 
 def _records(store: Store, ids: list[str], where: list[str]) -> list[Record]:
@@ -104,7 +104,7 @@ def _write(path: Path, text: str) -> None:
     typer.echo(f"written: {path}", err=True)
 
 
-def _print(built: Table) -> None:
+def print_table(built: Table) -> None:
     """On a terminal a drawn table; into a pipe Markdown, which survives a copy into an issue."""
     from rich.console import Console
 

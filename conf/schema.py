@@ -204,8 +204,14 @@ class ExperimentConfig:
 VOLATILE_KEYS = ("tracking", "results_dir", "table", "data_dir", "threads", "device")
 """Top-level keys that cannot change a figure by intent and so are no part of the cell id."""
 
+VOLATILE_SUBKEYS = {"train": ("save_steps", "logging_steps", "keep_model")}
+"""Keys inside groups that cannot change a figure either."""
+
 EVALUATION_KEYS = ("quant", "eval")
 """Top-level keys that act only after training: configurations that differ only here share one trained model."""
+
+EVALUATION_SUBKEYS = {"task": ("eval_split", "eval_examples")}
+"""Keys inside groups that act only after training."""
 
 
 @dataclass(frozen=True, config=STRICT)

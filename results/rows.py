@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qexp.conf.schema import VOLATILE_KEYS
+from qexp.conf.schema import VOLATILE_KEYS, VOLATILE_SUBKEYS
 from qexp.results.schema import Record
 from qexp.results.select import Flat, check_keys, flatten, lookup, text
 
-WITHOUT_EFFECT = ("train.save_steps", "train.logging_steps", "train.keep_model", "eval.heatmaps", "eval.outliers")
-"""Keys inside a group that cannot change a figure."""
+WITHOUT_EFFECT = (
+    *(f"{group}.{key}" for group, keys in VOLATILE_SUBKEYS.items() for key in keys),
+    "eval.heatmaps",
+    "eval.outliers",
+)
+"""Keys inside a group that cannot change a figure (what is measured besides is no figure of the table's)."""
 NEVER_A_ROW = ("seed", "quant.bits", *WITHOUT_EFFECT)
 """Repetitions (the seed), what the columns show (the bits), and what has no effect."""
 ALIKE = ("model", "task", "scale")

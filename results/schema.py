@@ -11,7 +11,11 @@ Status = Literal["finished", "diverged", "failed", "interrupted"]
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure. ``definition`` says exactly what was computed, so that two perplexities can be compared or not."""
+    """One figure. ``definition`` says exactly what was computed, so that two perplexities can be compared or not.
+
+    Up to its first semicolon it is the formula: figures of one formula share a column of a table; what follows (data,
+    windows, tokenizer) is printed under it.
+    """
 
     value: float
     higher_is_better: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
     """
     cell = cell_id(cfg)
     if (known := store.load(cell)) is not None:
-        return known
+        return _filed(known, cfg.table, store)
     store.check_writable()
     findings, status, message = Findings(), "finished", ""
     from qexp.runner.training import Diverged
@@ -79,6 +79,17 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
     store.save(record)
     tracker.summary(record)
     return record
+
+
+def _filed(record: Record, table: str, store: Store) -> Record:
+    """The record under the asked table: a copy, where it was found under another one."""
+    if record.config["table"] == table:
+        return record
+    found_in = record.config["table"]
+    artifacts = {what: f"../{found_in}/{name}" for what, name in record.artifacts.items()}
+    copy = replace(record, config={**record.config, "table": table}, artifacts=artifacts)
+    store.save(copy)
+    return copy
 
 
 def _measure(

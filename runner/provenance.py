@@ -10,19 +10,20 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from qexp.conf.schema import EVALUATION_KEYS, VOLATILE_KEYS, ExperimentConfig
+from qexp.conf.schema import (
+    EVALUATION_KEYS,
+    EVALUATION_SUBKEYS,
+    VOLATILE_KEYS,
+    VOLATILE_SUBKEYS,
+    ExperimentConfig,
+)
 from qexp.results.schema import RECORD_VERSION
-
-VOLATILE_SUBKEYS: dict[str, tuple[str, ...]] = {"train": ("save_steps", "logging_steps", "keep_model")}
-"""Keys inside a group that cannot change a figure: how often is saved and logged, and whether the model stays."""
-
-EVALUATION_SUBKEYS: dict[str, tuple[str, ...]] = {"task": ("eval_split", "eval_examples")}
-"""Keys inside a group that act only after training."""
 
 PACKAGES = (
     *("accelerate", "bitsandbytes", "datasets", "evaluate", "hydra-core", "numpy", "safetensors", "scikit-learn"),
@@ -45,7 +46,7 @@ def training_id(cfg: ExperimentConfig) -> str:
     return _digest({"training": _without(config, EVALUATION_KEYS, EVALUATION_SUBKEYS)})
 
 
-def _without(config: dict[str, Any], keys: tuple[str, ...], subkeys: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+def _without(config: dict[str, Any], keys: tuple[str, ...], subkeys: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in keys}
     for group, dropped in subkeys.items():
         kept[group] = {key: value for key, value in kept[group].items() if key not in dropped}

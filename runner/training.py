@@ -94,6 +94,8 @@ def train(
 class MethodTrainer(Trainer):  # type: ignore[misc]
     """A Trainer whose loss is the task's plus the methods' and the FFN-output penalty."""
 
+    optimizer: torch.optim.Optimizer | None
+
     def install(self, stack: ExitStack, model: AdaptedModel, methods: Sequence[BaseMethod], cfg: TrainConfig) -> None:
         """Give the trainer what its constructor has no place for. Hooks live as long as ``stack``."""
         self.remove_callback(PrinterCallback)
@@ -130,13 +132,12 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         return loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        optimizer: torch.optim.Optimizer | None = self.optimizer
-        if optimizer is None:
+        if self.optimizer is None:
             rules: list[ParameterRule] = [rule for method in self.methods for rule in method.parameter_rules()]
             optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             groups = parameter_groups(self.model, self.cfg, rules)
-            optimizer = self.optimizer = optimizer_class(groups, **settings)
-        return optimizer
+            self.optimizer = optimizer_class(groups, **settings)
+        return self.optimizer
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

@@ -61,6 +61,15 @@ def test_a_finished_cell_is_not_run_again(configure: Configure) -> None:
     assert phases.names == []
 
 
+def test_a_finished_cell_is_filed_under_another_table_too(configure: Configure) -> None:
+    first, phases = run(configure()), Phases()
+    second = run(configure("table=other"), phases)
+    assert phases.names == []
+    assert second.metrics == first.metrics
+    store = Store(Path(configure().results_dir))
+    assert store.path("other", first.cell_id).is_file() and store.path("adhoc", first.cell_id).is_file()
+
+
 def test_settings_that_act_after_training_share_one_trained_network(configure: Configure) -> None:
     first, phases = run(configure()), Phases()
     second = run(configure("quant=per_channel"), phases)
