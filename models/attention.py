@@ -116,7 +116,7 @@ def _mask_in(dtype: torch.dtype, mask: Tensor | None) -> Tensor | None:
 
 
 def _probabilities(parts: AttentionParts, query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    # The score site lies before the mask: after it, the mask's huge constant would be the range (notes, T10).
+    # The score site lies before the mask: after it, the mask's huge constant would be the range.
     scores: Tensor = parts.scores(torch.matmul(query, key.transpose(2, 3)) * scale)
     probs: Tensor = parts.probs(parts.probability(scores if mask is None else scores + mask))
     return probs

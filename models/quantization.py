@@ -1,6 +1,6 @@
 """Put quantizers at the sites of a network, find their ranges, and give back a network that simulates integers.
 
-As in the paper (notes, section 1.4): weight ranges come from the weights; activation ranges are estimated while every
+As in arXiv 2306.12929: weight ranges come from the weights; activation ranges are estimated while every
 quantizer is already on, so that each layer sees the quantized inputs it will see later; then all ranges are fixed.
 """
 

@@ -1,4 +1,4 @@
-"""Outlier statistics of every activation site, as the paper measures them (notes, section 4)."""
+"""Outlier statistics of every activation site, as the released code of arXiv 2306.12929 measures them."""
 
 from __future__ import annotations
 

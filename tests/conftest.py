@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+# Each worker computes on one thread: two that spin for the same cores are slower than either alone.
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
 DATA_DIR = os.environ.get("QEXP_DATA_DIR")
 
 

@@ -1,6 +1,6 @@
 """BERT and the families with its module structure: RoBERTa and ERNIE (post-LayerNorm encoders).
 
-Sites in the paper's order (notes, section 1.5). The whole head stays in floating point: ``cls``/``lm_head`` with its
+Sites in the paper's order (2306.12929). The whole head stays in floating point: ``cls``/``lm_head`` with its
 transform, and for classification the pooler and the classifier, which the paper does not quantize either.
 """
 

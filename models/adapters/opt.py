@@ -1,6 +1,6 @@
 """OPT (decoder; pre-LayerNorm, and post-LayerNorm where ``do_layer_norm_before=False``).
 
-Sites in the paper's order (notes, section 1.5): the context site lies *before* the gate, queries are scaled after
+Sites in the paper's order (2306.12929): the context site lies *before* the gate, queries are scaled after
 their site. ``lm_head`` and ``score`` stay in floating point. FFN statistics are per token, as the paper's code flattens
 a batch to [B * T, d] there.
 """
