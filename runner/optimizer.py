@@ -52,6 +52,16 @@ def parameter_groups(module: nn.Module, cfg: TrainConfig, rules: Sequence[Parame
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
 
+def keep_embeddings_in_32_bits(module: nn.Module) -> None:
+    """Have bitsandbytes' 8-bit optimizers keep the state of embedding tables in 32 bits, as its authors advise."""
+    import bitsandbytes
+
+    manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
+    for child in module.modules():
+        if isinstance(child, nn.Embedding):
+            manager.register_module_override(child, "weight", {"optim_bits": 32})
+
+
 def _named(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return list(module.named_parameters())
 

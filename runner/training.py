@@ -22,7 +22,7 @@ from qexp.models.quiet import quiet
 from qexp.models.sites import AdaptedModel
 from qexp.runner import checkpoints
 from qexp.runner.callbacks import StopRequest, Watcher
-from qexp.runner.optimizer import freeze, parameter_groups
+from qexp.runner.optimizer import freeze, keep_embeddings_in_32_bits, parameter_groups
 from qexp.runner.tasks.epochs import TellEpoch
 
 if TYPE_CHECKING:
@@ -137,6 +137,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
             optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             groups = parameter_groups(self.model, self.cfg, rules)
             self.optimizer = optimizer_class(groups, **settings)
+            if "8bit" in self.cfg.optimizer:
+                keep_embeddings_in_32_bits(self.model)
         return self.optimizer
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

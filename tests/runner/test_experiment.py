@@ -134,6 +134,12 @@ def test_a_method_that_changes_nothing_is_an_error(configure: Configure, monkeyp
         run(configure("method=clipped_softmax"))
 
 
+def test_eight_bit_optimizer_trains(configure: Configure) -> None:
+    record = run(configure("train.optimizer=adamw_bnb_8bit"))
+    assert record.status == "finished"
+    assert record.training["final_loss"] < 10
+
+
 def test_unknown_optimizer_and_frozen_part_are_one_line(configure: Configure) -> None:
     with pytest.raises(UserError, match="train.optimizer=adamw_troch"):
         run(configure("train.optimizer=adamw_troch"))
