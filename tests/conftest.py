@@ -7,11 +7,16 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Each worker computes on one thread: two that spin for the same cores are slower than either alone.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# The same examples in every run, and no deadlines: a busy machine must not fail a test.
+settings.register_profile("qexp", deadline=None, derandomize=True, database=None)
+settings.load_profile("qexp")
 
 DATA_DIR = os.environ.get("QEXP_DATA_DIR")
 
