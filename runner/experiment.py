@@ -13,6 +13,7 @@ from qexp.conf.schema import ExperimentConfig
 from qexp.results.schema import Metric, Record
 from qexp.results.store import Store
 from qexp.runner.compose import to_dict
+from qexp.runner.disk import full_disk_explained
 from qexp.runner.provenance import Stopwatch, cell_id, collect
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
     A cell that has a record already is not run again. A loss that diverges gives a record with status ``diverged``.
 
     Raises:
-        UserError: for input that cannot be run. KeyboardInterrupt: when stopped; the same call goes on from there.
+        UserError: for input that cannot be run. RunError: for a full disk. KeyboardInterrupt: when stopped; the same
+        call goes on from the last checkpoint.
     """
     cell = cell_id(cfg)
     if (known := store.load(cell)) is not None:
@@ -58,7 +60,7 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
     findings, status, message = Findings(), "finished", ""
     from qexp.runner.training import Diverged
 
-    with Stopwatch() as watch:
+    with Stopwatch() as watch, full_disk_explained(cfg.results_dir):
         try:
             _measure(cfg, cell, store, findings, tracker, progress)
         except Diverged as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qexp.conf.errors import UserError
+from qexp.conf.errors import RunError, UserError
 from qexp.conf.schema import ExperimentConfig
 from qexp.methods.base import BaseMethod
 from qexp.results.schema import Record
@@ -132,6 +132,23 @@ def test_a_method_that_changes_nothing_is_an_error(configure: Configure, monkeyp
     monkeypatch.setattr(METHOD, "prepare", BaseMethod.prepare)
     with pytest.raises(UserError, match="found nothing to change"):
         run(configure("method=clipped_softmax"))
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors import SafetensorError
+
+    from qexp.runner.training import MethodTrainer
+
+    def full(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MethodTrainer, "_save_checkpoint", full)
+        with pytest.raises(RunError, match="no space left"):
+            run(configure())
+    assert run(configure()).status == "finished"
 
 
 def test_eight_bit_optimizer_trains(configure: Configure) -> None:
