@@ -43,10 +43,13 @@ def reproduce(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Run every experiment of a table that has no record yet, then print the table."""
+    from qexp.conf.errors import UserError
     from qexp.runner.plan import plan, table_names
 
     overrides = [f"scale={scale}", *(word for word in what if "=" in word)]
     names = [word for word in what if "=" not in word]
+    if not names:
+        raise UserError("qexp reproduce takes at least one table, or all; `qexp list tables` shows them")
     plans = {name: plan(name, overrides, _seeds(seeds)) for name in (table_names() if names == ["all"] else names)}
     if dry_run:
         _show_plan([cell for cells in plans.values() for cell in cells])

@@ -115,9 +115,10 @@ class Store:
             _remove(temporary)
         return path
 
-    def load(self, cell_id: str) -> Record | None:
-        """The readable record of this id and of this version, from whichever table it was filed under."""
-        return next(self._read(self._paths(f"{_checked(cell_id)}.json")), None)
+    def load(self, cell_id: str, table: str | None = None) -> Record | None:
+        """The readable record of this id and of this version: ``table``'s if it has it, else whichever table's."""
+        paths = sorted(self._paths(f"{_checked(cell_id)}.json"), key=lambda path: path.parent.name != table)
+        return next(self._read(paths), None)
 
     def find(self, prefix: str) -> Record:
         """The one record whose id begins with ``prefix``, as a user types it.

@@ -54,7 +54,7 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
         call goes on from the last checkpoint.
     """
     cell = cell_id(cfg)
-    if (known := store.load(cell)) is not None:
+    if (known := store.load(cell, cfg.table)) is not None:
         return _filed(known, cfg.table, store)
     store.check_writable()
     findings, status, message = Findings(), "finished", ""

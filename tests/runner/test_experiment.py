@@ -68,6 +68,8 @@ def test_a_finished_cell_is_filed_under_another_table_too(configure: Configure) 
     assert second.metrics == first.metrics
     store = Store(Path(configure().results_dir))
     assert store.path("other", first.cell_id).is_file() and store.path("adhoc", first.cell_id).is_file()
+    assert run(configure()) == first
+    assert run(configure("table=other")) == second
 
 
 def test_settings_that_act_after_training_share_one_trained_network(configure: Configure) -> None:
