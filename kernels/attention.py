@@ -17,13 +17,19 @@ def clipped_softmax(x: Tensor, gamma: float, zeta: float = 1.0, dim: int = -1) -
         raise ValueError(f"clipped softmax needs gamma <= 0 and zeta >= 1, got gamma={gamma}, zeta={zeta}")
     probabilities = torch.softmax(x, dim, dtype=torch.promote_types(x.dtype, torch.float32))
     if gamma != 0.0 or zeta != 1.0:
-        # The offset is what is left of zeta after the stretch was rounded (gamma within 6e-8 in float32), so that a
-        # probability of 1 stays exactly 1; never above 0, so that one of 0 stays 0.
-        stretch = torch.tensor(zeta - gamma, dtype=probabilities.dtype).item()
-        offset = min(zeta - stretch, 0.0)
+        stretch, offset = stretch_and_offset(gamma, zeta, probabilities.dtype)
         # hardtanh is clip with no gradient at the ends, faster than clamp's; in place it keeps only its result.
         probabilities = F.hardtanh((probabilities * stretch).add_(offset), 0.0, 1.0, inplace=True)
     return probabilities.to(x.dtype)
+
+
+def stretch_and_offset(gamma: float, zeta: float, dtype: torch.dtype) -> tuple[float, float]:
+    """zeta - gamma and gamma as numbers of ``dtype``, such that probabilities of 0 and 1 stay exactly these.
+
+    So the offset is what is left of zeta after the stretch was rounded (gamma within 6e-8 in float32), never above 0.
+    """
+    stretch = torch.tensor(zeta - gamma, dtype=dtype).item()
+    return stretch, min(zeta - stretch, 0.0)
 
 
 def gamma_from_alpha(alpha: float, length: int) -> float:

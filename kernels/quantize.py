@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from qexp.kernels import native
+
 MIN_BITS, MAX_BITS = 2, 16
 SMALLEST_RANGE = 1e-8
 """Upper end of the range of a tensor that holds nothing but zeros, so that its scale stays positive."""
@@ -83,7 +85,8 @@ def quantize(x: Tensor, p: QParams) -> Tensor:
 
 def dequantize(q: Tensor, p: QParams) -> Tensor:
     """The numbers that codes stand for: scale * (q - zero_point), in the scale's dtype."""
-    return (q - p.zero_point).to(p.scale.dtype) * p.scale
+    # A 0-dim zero point would leave the difference in the codes' own type, where uint8 wraps round.
+    return (q.to(torch.int32) - p.zero_point).to(p.scale.dtype) * p.scale
 
 
 def fake_quantize(x: Tensor, p: QParams) -> Tensor:
@@ -96,8 +99,30 @@ def fake_quantize(x: Tensor, p: QParams) -> Tensor:
     if x.requires_grad and torch.is_grad_enabled():
         result: Tensor = _FakeQuantize.apply(x, p)  # type: ignore[no-untyped-call]
         return result
+    if _is_native(x, p):
+        return torch.ops.qexp.fake_quantize(x, p.scale, p.low, p.high)  # type: ignore[no-any-return]
     steps = (at_least_float32(x) / p.scale).round_()
     return steps.clamp_min_(p.low).clamp_max_(p.high).mul_(p.scale).to(x.dtype)
+
+
+def _is_native(x: Tensor, p: QParams) -> bool:
+    """Whether the native kernels are loaded (they are never built for this) and take x and the grid's shape."""
+    return (
+        native.is_loaded()
+        and x.is_cpu
+        and x.dtype == p.scale.dtype == torch.float32
+        and x.is_contiguous()
+        and (p.scale.dim() == 0 or _lies_over(x, p))
+    )
+
+
+def _lies_over(x: Tensor, p: QParams) -> bool:
+    """Whether the grid has one element, or its axes other than 1 are neighbours and as long as x's."""
+    if p.scale.shape != p.zero_point.shape or p.scale.dim() > x.dim():
+        return False
+    over = x.shape[x.dim() - p.scale.dim() :]
+    differ = [d for d, size in enumerate(p.scale.shape) if size > 1]
+    return not differ or p.scale.shape[differ[0] : differ[-1] + 1] == over[differ[0] : differ[-1] + 1]
 
 
 def _steps_and_inside(x: Tensor, p: QParams) -> tuple[Tensor, Tensor]:
@@ -110,23 +135,44 @@ def _steps_and_inside(x: Tensor, p: QParams) -> tuple[Tensor, Tensor]:
     return steps, unclamped.eq_(steps)
 
 
+def _fake_quantize_masked(x: Tensor, p: QParams) -> tuple[Tensor, Tensor]:
+    """``fake_quantize(x, p)`` and as booleans where its code was not clamped."""
+    if _is_native(x, p):
+        return torch.ops.qexp.fake_quantize_masked(x, p.scale, p.low, p.high)  # type: ignore[no-any-return]
+    steps, inside = _steps_and_inside(x, p)
+    return steps.mul_(p.scale).to(x.dtype), inside.to(torch.bool)
+
+
 class _FakeQuantize(torch.autograd.Function):
     """Straight-through fake quantization. Keeps one byte an element, or nothing new for a parameter (kept anyway)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: QParams) -> Tensor:
-        steps, inside = _steps_and_inside(x, p)
         ctx.qparams = p
-        ctx.save_for_backward(x if x.is_leaf else inside.to(torch.bool))
-        return steps.mul_(p.scale).to(x.dtype)
+        if x.is_leaf:
+            ctx.save_for_backward(x)
+            return fake_quantize(x, p)
+        y, inside = _fake_quantize_masked(x, p)
+        ctx.save_for_backward(inside)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (kept,) = ctx.saved_tensors
         if kept.dtype == torch.bool:
-            # Seen as bytes, which torch converts several times faster than booleans.
-            inside = kept.view(torch.uint8).to(gradient.dtype)
-        else:
-            inside = _steps_and_inside(kept, ctx.qparams)[1].to(gradient.dtype)
-        return inside.mul_(gradient), None
+            return _where_inside(gradient, kept), None
+        return _where_x_inside(gradient, kept, ctx.qparams), None
+
+
+def _where_inside(gradient: Tensor, inside: Tensor) -> Tensor:
+    if native.is_loaded() and gradient.is_cpu and gradient.dtype == torch.float32:
+        return torch.ops.qexp.fake_quantize_backward(gradient, inside)  # type: ignore[no-any-return]
+    # Seen as bytes, which torch converts several times faster than booleans.
+    return inside.view(torch.uint8).to(gradient.dtype).mul_(gradient)
+
+
+def _where_x_inside(gradient: Tensor, x: Tensor, p: QParams) -> Tensor:
+    if _is_native(x, p):
+        return torch.ops.qexp.fake_quantize_gradient(gradient, x, p.scale, p.low, p.high)  # type: ignore[no-any-return]
+    return _steps_and_inside(x, p)[1].to(gradient.dtype).mul_(gradient)

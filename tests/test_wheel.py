@@ -30,7 +30,7 @@ def test_wheel_holds_every_module_and_every_yaml_and_only_qexp(wheel: Path) -> N
     expected = {
         f"qexp/{path.relative_to(ROOT).as_posix()}"
         for package in PACKAGES
-        for pattern in ("*.py", "*.yaml", "*.j2", "*.html")
+        for pattern in ("*.py", "*.yaml", "*.j2", "*.html", "*.cpp", "*.h")
         for path in (ROOT / package).rglob(pattern)
         if "reference" not in path.parts
     }

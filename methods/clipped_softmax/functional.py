@@ -14,6 +14,11 @@ class ClippedSoftmax(nn.Module):
         super().__init__()
         self.gamma, self.zeta = gamma, zeta
 
+    @property
+    def stretch(self) -> tuple[float, float]:
+        """(gamma, zeta): tells that a fused kernel may compute the same (``models/integer_layers.py``)."""
+        return self.gamma, self.zeta
+
     def forward(self, x: Tensor) -> Tensor:
         return clipped_softmax(x, self.gamma, self.zeta)
 
