@@ -38,7 +38,11 @@ format: $(VENV)/.ready ## Format, and mend what lint can mend
 typecheck: $(VENV)/.ready ## Check types (mypy, strict)
 	$(BIN)/mypy
 
-bench: $(VENV)/.ready ## Measure speed and memory beside peers; writes docs/performance.md
+$(VENV)/.bench: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet $(PINS) -e '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.bench ## Measure speed and memory beside peers (12 minutes); writes docs/performance.md
 	$(BIN)/python benchmarks/run.py
 
 table: $(VENV)/.ready ## Table every record below RESULTS

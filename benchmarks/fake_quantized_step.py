@@ -5,20 +5,17 @@ Run with: python benchmarks/fake_quantized_step.py
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-from measure import Result, by_turns, ratio, seconds
+from child import in_child
+from measure import Report, by_turns, ratio, seconds
 
 SIZES = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_hidden_layers": 4}
 VOCABULARY, BATCH, LENGTH = 8192, 8, 128
 RETURNING = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 """glibc then returns freed blocks at once: the peak is that of live tensors, not of its fragmented heap."""
+PATHS = {"native kernels": {}, "torch's own ops": {"QEXP_NATIVE": "0"}}
 
 
 def make_step(quantized: bool) -> Callable[[], None]:
@@ -63,18 +60,8 @@ def quantize_live(model, batch) -> None:
         quantizer.freeze()
 
 
-def peak_megabytes(quantized: bool, allocator: dict[str, str]) -> float:
-    """Peak memory of two steps above what the imports took, in a process of its own."""
-    program = f"import fake_quantized_step as f; f.print_peak({quantized})"
-    command = [sys.executable, "-c", program]
-    environment = {**os.environ, **allocator}
-    run = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent, env=environment
-    )
-    return float(json.loads(run.stdout.splitlines()[-1]))
-
-
-def print_peak(quantized: bool, steps: int = 2) -> None:
+def peak_megabytes(quantized: bool, steps: int = 2) -> float:
+    """Peak memory of some steps above what the imports took."""
     import psutil
     import transformers.models.bert.modeling_bert  # noqa: F401  (its memory is not the step's)
 
@@ -86,20 +73,26 @@ def print_peak(quantized: bool, steps: int = 2) -> None:
         step = make_step(quantized)
         for _ in range(steps):
             step()
-    print(json.dumps((watch.peak_memory - before) / 2**20))
+    return (watch.peak_memory - before) / 2**20
 
 
-def measure(turns: int = 11, memory_turns: int = 3) -> list[Result]:
+def step_seconds(turns: int) -> dict[str, list[float]]:
     steps = {"quantized": make_step(True), "float": make_step(False)}
-    times = by_turns({name: partial(seconds, step) for name, step in steps.items()}, turns, warmup=2)
-    what, base = "fake-quantized training step (W8A8, every site)", "float step, same model"
-    results = [ratio(f"{what}: time", times["quantized"], times["float"], base, 1.3)]
+    return by_turns({name: partial(seconds, step) for name, step in steps.items()}, turns, warmup=2)
+
+
+def measure(turns: int = 11, memory_turns: int = 3) -> Report:
+    what, base, results = "fake-quantized training step (W8A8, every site)", "float step, same model", []
+    for words, path in PATHS.items():
+        times = in_child("fake_quantized_step", "step_seconds", turns, **path)
+        results.append(ratio(f"{what}, {words}: time", times["quantized"], times["float"], base, 1.25))
     for words, allocator in {"peak memory of tensors": RETURNING, "peak memory with glibc's heap": {}}.items():
-        peaks = {name: partial(peak_megabytes, name == "quantized", allocator) for name in steps}
+        measure_peak = partial(in_child, "fake_quantized_step", "peak_megabytes", **allocator)
+        peaks = {name: partial(measure_peak, name == "quantized") for name in ("quantized", "float")}
         memory = by_turns(peaks, memory_turns, warmup=0)
-        results.append(ratio(f"the same: {words}", memory["quantized"], memory["float"], base, 1.3))
-    return results
+        results.append(ratio(f"the same, native kernels: {words}", memory["quantized"], memory["float"], base, 1.3))
+    return Report(results)
 
 
 if __name__ == "__main__":
-    print(*measure(), sep="\n")
+    print(*measure().results, sep="\n")

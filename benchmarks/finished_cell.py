@@ -9,19 +9,19 @@ import subprocess
 import tempfile
 from functools import partial
 
-from measure import Result, absolute, by_turns
+from measure import Report, absolute, by_turns
 from startup import QEXP, command_seconds
 
 CELL = ["model=tiny_bert", "task=pydocs_labels", "scale=smoke", "tracking=none"]
 
 
-def measure(turns: int = 7) -> list[Result]:
+def measure(turns: int = 7) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         command = [QEXP, "run", *CELL, f"results_dir={folder}", "--quiet"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         figures = by_turns({"again": partial(command_seconds, command)}, turns, warmup=0)
-    return [absolute("a finished cell asked for again", figures["again"], "none: the whole command", 1.0)]
+    return Report([absolute("a finished cell asked for again", figures["again"], "none: the whole command", 1.0)])
 
 
 if __name__ == "__main__":
-    print(*measure(), sep="\n")
+    print(*measure().results, sep="\n")

@@ -10,7 +10,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from measure import Result, by_turns, difference, seconds
+from measure import Report, by_turns, difference, seconds
 
 QEXP = str(Path(sys.executable).parent / "qexp")
 COMMANDS = {
@@ -24,12 +24,12 @@ def command_seconds(command: list[str]) -> float:
     return seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
 
 
-def measure(turns: int = 11) -> list[Result]:
+def measure(turns: int = 11) -> Report:
     candidates = {name: partial(command_seconds, command) for name, command in COMMANDS.items()}
     figures = by_turns(candidates, turns)
     base = figures.pop("python -c pass")
-    return [difference(f"`{name}`", figures[name], base, "`python -c pass`", 0.4) for name in figures]
+    return Report([difference(f"`{name}`", figures[name], base, "`python -c pass`", 0.4) for name in figures])
 
 
 if __name__ == "__main__":
-    print(*measure(), sep="\n")
+    print(*measure().results, sep="\n")

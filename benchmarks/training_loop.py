@@ -8,13 +8,13 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from measure import Result, by_turns, ratio, seconds
+from measure import Report, by_turns, ratio, seconds
 
 CELL = ["method=vanilla", "model=tiny_bert", "task=pydocs", "scale=small", "tracking=none", "threads=1"]
 STEPS = 40
 
 
-def measure(turns: int = 7, steps: int = STEPS) -> list[Result]:
+def measure(turns: int = 7, steps: int = STEPS) -> Report:
     import torch
 
     from qexp.models.adapt import adapt
@@ -47,7 +47,9 @@ def measure(turns: int = 7, steps: int = STEPS) -> list[Result]:
                 return seconds(lambda: bare_trainer(cfg, model, task, checkpoints))
 
         figures = by_turns({"qexp": ours, "trainer": theirs}, turns)
-    return [ratio(f"training loop, {steps} steps", figures["qexp"], figures["trainer"], "bare HF `Trainer`", 1.05)]
+    return Report(
+        [ratio(f"training loop, {steps} steps", figures["qexp"], figures["trainer"], "bare HF `Trainer`", 1.05)]
+    )
 
 
 def bare_trainer(cfg, model, task, folder: str) -> None:
@@ -82,4 +84,4 @@ def bare_trainer(cfg, model, task, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    print(*measure(), sep="\n")
+    print(*measure().results, sep="\n")
