@@ -13,6 +13,8 @@ import typer
 from qexp.cli.config import EPILOG as CONFIG_EXAMPLES
 from qexp.cli.config import config
 from qexp.cli.doctor import doctor
+from qexp.cli.export import EPILOG as EXPORT_EXAMPLES
+from qexp.cli.export import export
 from qexp.cli.listing import EPILOG as LIST_EXAMPLES
 from qexp.cli.listing import list_choices
 from qexp.cli.reproduce import EPILOG as REPRODUCE_EXAMPLES
@@ -65,6 +67,7 @@ app.command("list", epilog=LIST_EXAMPLES)(list_choices)
 app.command("show", epilog=SHOW_EXAMPLES)(show)
 app.command("table", epilog=TABLE_EXAMPLES)(table)
 app.command("reproduce", epilog=REPRODUCE_EXAMPLES)(reproduce)
+app.command("export", epilog=EXPORT_EXAMPLES)(export)
 app.command("doctor")(doctor)
 
 

@@ -16,10 +16,12 @@ def doctor(
 ) -> None:
     """Show what this machine can do, and the command that mends what it cannot.
 
-    Looks at Python, torch, GPU, instruction sets, INT8, the W&B login, the data in QEXP_DATA_DIR and the packages.
+    Looks at Python, torch, GPU, instruction sets, INT8 back ends, the W&B login, data in QEXP_DATA_DIR and packages.
     """
+    from qexp.runner.devices import build_native
     from qexp.runner.doctor import examine
 
+    build_native(lambda text: typer.echo(text, err=True))
     checks = examine(os.environ.get("QEXP_DATA_DIR"), network)
     if as_json:
         typer.echo(json.dumps([asdict(check) for check in checks], indent=2))

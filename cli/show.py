@@ -37,7 +37,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     results_dir: ResultsDir = "runs",
 ) -> None:
-    """Show a record again: figures, outliers, where it lies, and the command that makes it."""
+    """Show a record again: figures, outliers, the command that makes it, and every product of its certificate."""
     if sites:
         _show_sites(what or [], as_json)
         return
@@ -56,6 +56,7 @@ def show(
 def _show_record(record: Record, path: Path) -> None:
     from rich.console import Console
 
+    from qexp.cli.certificate import print_certificate
     from qexp.cli.summary import print_summary
     from qexp.runner.rerun import overrides_for
 
@@ -72,6 +73,8 @@ def _show_record(record: Record, path: Path) -> None:
     for name, text in lines.items():
         if text:
             console.print(f"{name:<9} {text}", markup=False, highlight=False, soft_wrap=True)
+    for bits, found in record.integer.items():
+        print_certificate(console, bits, found["certificate"])
 
 
 def _show_sites(overrides: list[str], as_json: bool) -> None:

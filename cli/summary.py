@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from qexp.cli.certificate import print_executed
 from qexp.cli.progress import duration
-from qexp.results.schema import Metric, Record
+from qexp.results.schema import INTEGER, Metric, Record
 
 STATUS_STYLE = {"finished": "green"}
 
@@ -22,6 +23,7 @@ def print_summary(console: Console, record: Record, path: Path) -> None:
         console.print(_figures(record))
     for name, definition in _definitions(record).items():
         console.print(f"[dim]{name}: {escape(definition)}[/]", highlight=False)
+    print_executed(console, record)
     _print_outliers(console, record)
     lines = {"record": str(path)}
     if record.artifacts:
@@ -56,11 +58,17 @@ def _figures(record: Record) -> Table:
         grid.add_column("difference", justify="right", style="dim")
     base = record.metrics.get("float", {})
     for setting, by_name in record.metrics.items():
-        cells = [setting]
+        cells = [_named(setting, record)]
         for name in names:
             cells += _value_and_difference(by_name.get(name), None if setting == "float" else base.get(name))
         grid.add_row(*cells)
     return grid
+
+
+def _named(setting: str, record: Record) -> str:
+    """``w8a8``, or where it was also executed ``w8a8 simulated`` and ``w8a8 executed``."""
+    bits = setting.removesuffix(INTEGER)
+    return setting if bits not in record.integer else f"{bits} {'simulated' if setting == bits else 'executed'}"
 
 
 def _value_and_difference(metric: Metric | None, base: Metric | None) -> tuple[str, str]:

@@ -165,6 +165,16 @@ class EvalConfig:
     outliers: bool = True
     outlier_batches: Positive = 8
     heatmaps: bool = True
+    integer: bool = False
+    """After every quantized setting, run it in integers too: its own figures, the gap, and a certificate."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class KernelsConfig:
+    """Which implementations compute. All of them are exact, so by intent none of this changes a figure."""
+
+    int8: Literal["auto", "reference", "tiled", "avx2", "vnni", "amx", "cuda", "triton"] = "auto"
+    """The integer product's back end; ``auto`` takes the fastest that is exact here (``qexp doctor`` lists them)."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -189,6 +199,7 @@ class ExperimentConfig:
     train: TrainConfig
     eval: EvalConfig
     tracking: TrackingConfig
+    kernels: KernelsConfig = Field(default_factory=KernelsConfig)
     scale: Literal["smoke", "small", "medium", "paper"] = "small"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1000
     device: str = "auto"
@@ -201,11 +212,14 @@ class ExperimentConfig:
     """Sub-folder of ``results_dir`` that the record is filed under."""
 
 
-VOLATILE_KEYS = ("tracking", "results_dir", "table", "data_dir", "threads", "device")
+VOLATILE_KEYS = ("tracking", "kernels", "results_dir", "table", "data_dir", "threads", "device")
 """Top-level keys that cannot change a figure by intent and so are no part of the cell id."""
 
 VOLATILE_SUBKEYS = {"train": ("save_steps", "logging_steps", "keep_model")}
 """Keys inside groups that cannot change a figure either."""
+
+LATER_SUBKEYS: dict[str, dict[str, Any]] = {"eval": {"integer": False}}
+"""Keys that came after the first records, each with the value that holds for those: at it, no part of the cell id."""
 
 EVALUATION_KEYS = ("quant", "eval")
 """Top-level keys that act only after training: configurations that differ only here share one trained model."""

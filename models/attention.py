@@ -32,6 +32,8 @@ class Tap(nn.Module):
 class Softmax(nn.Module):
     """``softmax(x)`` over the last axis: clipped softmax at its neutral setting, where nothing is clipped."""
 
+    stretch = (0.0, 1.0)
+
     def forward(self, x: Tensor) -> Tensor:
         return clipped_softmax(x, 0.0, 1.0)
 
@@ -45,6 +47,7 @@ class AttentionParts(nn.Module):
     """
 
     gate: nn.Module | None
+    integer: nn.Module | None
 
     def __init__(self, context_after_gate: bool):
         super().__init__()
@@ -52,6 +55,8 @@ class AttentionParts(nn.Module):
         self.scores, self.probs, self.context = Tap(), Tap(), Tap()
         self.probability: nn.Module = Softmax()
         self.gate = None
+        self.integer = None
+        """Both products in integers, once converted (:class:`~qexp.models.integer_layers.IntegerAttention`)."""
         self.context_after_gate = context_after_gate
         self.claims: dict[str, str] = {}
         """Slot (``probability``, ``gate``) -> name of the method that filled it."""
@@ -89,14 +94,18 @@ def qexp_attention(
 
     ``query`` [B, H, T, d]; ``key`` and ``value`` [B, H_kv, T, d] with H a multiple of H_kv. With the ordinary softmax,
     nothing watching and no dropout, torch's fused kernel computes the same context and no probabilities are returned:
-    6 to 8 % of a training step at T = 128 and width 384 on one CPU core, up to 2 % at width 768.
+    6 to 8 % of a training step at T = 128 and width 384 on one CPU core, up to 2 % at width 768. A converted module
+    multiplies integers, and returns no probabilities either.
     """
     parts: AttentionParts = module.qexp  # type: ignore[assignment]  # nn.Module.__getattr__ is typed as Tensor | Module
     query, key = parts.query(query), parts.key(key)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if parts.integer is not None:
+        context = parts.integer(query, key, value, attention_mask, scale, parts.probability)
+        return _gated(parts, context.transpose(1, 2), gate_input), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     dropped = dropout if module.training else 0.0
     probs: Tensor | None = None
     if parts.is_plain() and dropped == 0.0 and query.dtype == key.dtype == value.dtype:

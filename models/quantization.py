@@ -21,12 +21,13 @@ from qexp.conf.errors import UserError
 from qexp.conf.schema import QuantConfig, QuantizerConfig
 from qexp.kernels.quantizers import Granularity, Quantizer
 from qexp.kernels.ranges import make_estimator
-from qexp.models.sites import AdaptedModel, Site, SiteMap
+from qexp.models.sites import AdaptedModel, Site, SiteKind, SiteMap
 
 Batch = Mapping[str, Tensor]
 FLOAT_BITS = 32
 WEIGHT, INPUT, OUTPUT = "weight_quantizer", "input_quantizer", "output_quantizer"
 """Names of the quantizers as submodules of the modules they serve."""
+_NAMES: dict[SiteKind, str] = {"weight": WEIGHT, "input": INPUT, "output": OUTPUT}
 _PAIRWISE = ("attention_scores", "attention_probs")
 """Their last axis is the sequence, whose length varies: it has no channels."""
 
@@ -81,7 +82,7 @@ def place_quantizers(module: nn.Module, sites: SiteMap, spec: QuantConfig, bits:
             continue
         granularity, axis = _granularity(module, site, config)
         placed[site.name] = quantizer = _make(config, width, granularity, axis)
-        _attach(module.get_submodule(site.module), site, quantizer)
+        attach(module, site, quantizer)
     return placed
 
 
@@ -114,7 +115,7 @@ def calibrate(network: nn.Module, quantizers: Mapping[str, Quantizer], batches: 
     if static and not seen:
         raise UserError("no calibration batches: raise quant.calibration.batches or the amount of training data")
     for name, quantizer in quantizers.items():
-        with _naming(name):
+        with naming(name):
             quantizer.freeze()
 
 
@@ -157,9 +158,11 @@ def _make(config: QuantizerConfig, bits: int, granularity: Granularity, axis: in
     return Quantizer(bits, config.symmetric, estimator, granularity)
 
 
-def _attach(target: nn.Module, site: Site, quantizer: Quantizer) -> None:
+def attach(network: nn.Module, site: Site, quantizer: Quantizer) -> None:
+    """Put a quantizer at a site: a weight's as a parametrization, an activation's as a hook and a submodule."""
     # The hooks are module-level functions that find the quantizer on the module they are given, so that a deep copy
     # uses its own.
+    target = network.get_submodule(site.module)
     if site.kind == "weight":
         parametrize.register_parametrization(target, "weight", quantizer)
     elif site.kind == "output":
@@ -170,17 +173,38 @@ def _attach(target: nn.Module, site: Site, quantizer: Quantizer) -> None:
         target.register_forward_pre_hook(partial(_quantize_input, site.name))
 
 
+def quantizer_name(site: Site) -> str:
+    """The dotted path of a site's quantizer once weights are baked."""
+    return f"{site.module}.{_NAMES[site.kind]}"
+
+
+def quantizer_at(network: nn.Module, site: Site) -> Quantizer | None:
+    """The quantizer that stands at a site once weights are baked, or None."""
+    found = getattr(network.get_submodule(site.module), _NAMES[site.kind], None)
+    return found if isinstance(found, Quantizer) else None
+
+
+def retire(network: nn.Module, site: Site) -> None:
+    """Leave an activation's quantizer in its place, but take its hook away: something else quantizes there."""
+    target = network.get_submodule(site.module)
+    for hooks in (target._forward_hooks, target._forward_pre_hooks):
+        for key, hook in list(hooks.items()):
+            if isinstance(hook, partial) and hook.func in (_quantize_output, _quantize_input):
+                if hook.args == (site.name,):
+                    del hooks[key]
+
+
 def _quantize_output(site: str, module: nn.Module, _: Any, output: Tensor) -> Tensor:
-    with _naming(site):
+    with naming(site):
         return module.get_submodule(OUTPUT)(output)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
 
 def _quantize_input(site: str, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    with _naming(site):
+    with naming(site):
         return (module.get_submodule(INPUT)(args[0]), *args[1:])
 
 
-class _naming:
+class naming:
     """Turns a quantizer's ``ValueError`` (NaN, infinity, no data) into a ``UserError`` that names the site."""
 
     def __init__(self, site: str):
@@ -204,7 +228,7 @@ def _bake_weight(network: nn.Module, site: Site, quantizer: Quantizer) -> None:
     """Fix the range of a weight and store the quantized numbers once, as a parameter of this module alone."""
     target = network.get_submodule(site.module)
     quantizer.mode = "estimate"
-    with _naming(site.name):
+    with naming(site.name):
         _weight_of(network, site)
         quantizer.freeze()
     baked = _weight_of(network, site).detach().clone()

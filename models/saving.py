@@ -36,16 +36,26 @@ def save_model(adapted: AdaptedModel, tokenizer: Any, folder: Path | str, settin
     """
     from safetensors.torch import save_model as save_weights
 
+    with new_folder(Path(folder), replace=True) as temporary, quiet():
+        save_weights(adapted.module, str(temporary / WEIGHTS), metadata={"format": "pt"})
+        tokenizer.save_pretrained(temporary)
+        describe(adapted, temporary, settings, method_names(settings))
+
+
+def describe(adapted: AdaptedModel, folder: Path, settings: Mapping[str, Any], marks: list[str]) -> None:
+    """Write the configuration, with ``marks`` that keep other loaders from taking it for its own, and ``qexp.json``."""
     versions = {name: version(name) for name in RECORDED_VERSIONS}
     config: Any = deepcopy(adapted.module.config)
     config.architectures = [type(adapted.module).__name__]
-    config.qexp_methods = [method["name"] for method in settings["methods"] if method["name"] != BASELINE]
-    with new_folder(Path(folder), replace=True) as temporary, quiet():
-        save_weights(adapted.module, str(temporary / WEIGHTS), metadata={"format": "pt"})
-        config.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        text = json.dumps({**settings, "versions": versions}, indent=2)
-        (temporary / SETTINGS).write_text(text + "\n", encoding="utf-8")
+    config.qexp_methods = marks
+    config.save_pretrained(folder)
+    text = json.dumps({**settings, "versions": versions}, indent=2)
+    (folder / SETTINGS).write_text(text + "\n", encoding="utf-8")
+
+
+def method_names(settings: Mapping[str, Any]) -> list[str]:
+    """The methods of ``settings`` that change a model."""
+    return [method["name"] for method in settings["methods"] if method["name"] != BASELINE]
 
 
 def is_saved(folder: Path | str) -> bool:

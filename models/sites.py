@@ -73,8 +73,29 @@ class SiteMap:
 
 
 @dataclass(frozen=True)
+class LinearInfo:
+    """One linear layer of the body (``nn.Linear`` or ``Conv1D``). ``module`` is a dotted path."""
+
+    name: str
+    """By role, as its sites: ``layers.3.ffn_output``."""
+    module: str
+    layer: int | None
+    input: str
+    """The site on whose grid its input lies; an embedding table's weight site where it reads the table's rows."""
+    output: str | None
+    """The site of its own output; None where that is quantized later only (after a fused activation function)."""
+    shared: bool = True
+    """False where linear layers (and, of attention inputs, a gate) are all that reads the input."""
+
+    @property
+    def weight(self) -> str:
+        """The site of its weight."""
+        return f"{self.name}_weight"
+
+
+@dataclass(frozen=True)
 class AttentionInfo:
-    """One self-attention module. ``module`` is a dotted path."""
+    """One self-attention module. ``module`` is a dotted path; query, key and value name the operands' sites."""
 
     module: str
     layer: int
@@ -82,6 +103,26 @@ class AttentionInfo:
     head_dim: int
     width: int
     """Size of the attention module's input (d_model)."""
+    query: str
+    key: str
+    value: str
+    query_factor: float = 1.0
+    """What the query is multiplied with between its site and the score product."""
+
+    @property
+    def scores(self) -> str:
+        """The site of the scores."""
+        return f"layers.{self.layer}.attention_scores"
+
+    @property
+    def probs(self) -> str:
+        """The site of the probabilities."""
+        return f"layers.{self.layer}.attention_probs"
+
+    @property
+    def context(self) -> str:
+        """The site of the probability-weighted values."""
+        return f"layers.{self.layer}.context"
 
 
 @dataclass(frozen=True)
@@ -92,6 +133,7 @@ class AdaptedModel:
     family: str
     sites: SiteMap
     attention: tuple[AttentionInfo, ...]
+    linears: tuple[LinearInfo, ...]
     infinity_norm_roles: tuple[str, ...]
     """Roles whose largest infinity norm is the paper's "max inf norm" for this family."""
     kurtosis_roles: tuple[str, ...]

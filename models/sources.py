@@ -19,6 +19,8 @@ from qexp.conf.schema import ModelConfig
 MASKED_FAMILIES = ("bert", "roberta", "ernie")
 CAUSAL_FAMILIES = ("gpt2", "opt", "llama")
 FAMILIES = MASKED_FAMILIES + CAUSAL_FAMILIES
+INTEGER_WEIGHTS = "integer.safetensors"
+"""The weights of an exported integer model; not ``model.safetensors``, whose loaders would take codes for weights."""
 WITHOUT_NETWORK = (
     "models that need none: minilm, smollm2 (from their packages), tiny_bert, tiny_gpt2, tiny_opt, tiny_llama; "
     "or a local folder: model=/path/to/folder"
@@ -160,6 +162,11 @@ def _folder_or_hub(path: str, revision: str | None) -> Checkpoint:
     checkpoint = checkpoint_at(path, revision)
     if checkpoint.is_local and not Path(checkpoint.location, "config.json").is_file():
         raise UserError(f"folder {path!r} has no config.json: expected a model saved in the Hugging Face layout")
+    if checkpoint.is_local and Path(checkpoint.location, INTEGER_WEIGHTS).is_file():
+        raise UserError(
+            f"folder {path!r} is an exported integer model, and a run starts from floating-point weights: name the "
+            "model that it was made of, or load it with qexp.runner.export.load_exported"
+        )
     return checkpoint
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from qexp.conf.errors import UserError
-from qexp.results.schema import Record
+from qexp.results.certificate import sentence
+from qexp.results.schema import INTEGER, Record
 
 OUTLIER_STATISTICS = {"max_inf_norm": "inf_norm_roles", "avg_kurtosis": "kurtosis_roles"}
 """Columns made of the outlier summary, each with the summary's list of the site roles that it is taken over."""
@@ -34,6 +35,8 @@ class Column:
 class Figure:
     value: float
     definition: str
+    certificate: str = ""
+    """What really ran, for a figure that was executed in integers."""
 
 
 Figures = Mapping[Column, Figure]
@@ -46,8 +49,14 @@ def figures(record: Record, metric: str | None) -> Figures:
         name = next(iter(by_name), None) if metric is None else metric
         if name is not None and (entry := by_name.get(name)) is not None:
             formula = entry.definition.partition(";")[0]
-            found[Column(name, setting, entry.higher_is_better, formula)] = Figure(entry.value, entry.definition)
+            figure = Figure(entry.value, entry.definition, _certificate(record, setting))
+            found[Column(name, setting, entry.higher_is_better, formula)] = figure
     return {**found, **_outlier_figures(record.outliers.get("summary", {}))}
+
+
+def _certificate(record: Record, setting: str) -> str:
+    executed = setting.endswith(INTEGER)
+    return sentence(record.integer[setting.removesuffix(INTEGER)]["certificate"]) if executed else ""
 
 
 def _outlier_figures(summary: Mapping[str, Any]) -> Figures:
@@ -92,7 +101,7 @@ def _order(setting: str) -> tuple[int, int, int, str]:
 def heading(column: Column, columns: Sequence[Column]) -> str:
     """What stands above the column: the setting, the metric where there are several, a mark for its formula."""
     measured = [other for other in columns if other.setting != "outliers"]
-    parts = [_pretty(column.setting)] if column.setting != "outliers" else [column.metric.replace("_", " ")]
+    parts = [pretty(column.setting)] if column.setting != "outliers" else [column.metric.replace("_", " ")]
     if column in measured and len({other.metric for other in measured}) > 1:
         parts.insert(0, column.metric)
     if mark := formula_mark(column, columns):
@@ -106,7 +115,7 @@ def formula_mark(column: Column, columns: Sequence[Column]) -> str:
     return f"[{chr(ord('a') + formulas.index(column.formula))}]" if len(formulas) > 1 else ""
 
 
-def _pretty(setting: str) -> str:
+def pretty(setting: str) -> str:
     """``w8a8.integer`` as ``W8A8 integer``."""
     bits, _, kind = setting.partition(".")
     name = bits.upper() if re.fullmatch(r"w\d+a\d+", bits) else bits

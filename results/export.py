@@ -84,7 +84,8 @@ def _latex_row(cells: list[str]) -> str:
 def to_csv(table: Table) -> str:
     """One line a figure, for programs: row keys, seeds, then metric, setting, mean, std, n, and what they mean.
 
-    Figures have full precision; what is not known (a mean of nothing, the spread of one) is an empty field.
+    Figures have full precision; what is not known (a mean of nothing, the spread of one) is an empty field. The
+    definition of a figure executed in integers ends with its certificate.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -95,7 +96,8 @@ def to_csv(table: Table) -> str:
             found = cell.summary
             figures = [repr(found.mean), "" if found.std is None else repr(found.std)] if found else ["", ""]
             told = [found.n if found else 0, cell.problem, int(cell.best), int(column.higher_is_better)]
-            writer.writerow([*labels, column.metric, column.setting, *figures, *told, cell.definition])
+            definition = "; ".join(filter(None, [cell.definition, cell.certificate]))
+            writer.writerow([*labels, column.metric, column.setting, *figures, *told, definition])
         if not table.columns:
             writer.writerow([*labels, *[""] * len(CSV_FIGURES)])
     return file.getvalue()

@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qexp.results.columns import Column, formula_mark, heading
+from qexp.results.certificate import percent
+from qexp.results.columns import Column, formula_mark, heading, pretty
 from qexp.results.rows import ALIKE, Group, heading_of_key
-from qexp.results.schema import Record
+from qexp.results.schema import INTEGER, Record
 from qexp.results.select import flatten, text
 from qexp.results.statistics import differs
 
@@ -32,9 +33,11 @@ def caption(records: Sequence[Record], columns: Sequence[Column]) -> str:
 def notes(
     keys: Sequence[str], groups: Sequence[Group], columns: Sequence[Column], body: Sequence[Sequence[Cell]]
 ) -> tuple[str, ...]:
-    """Definitions, how to read spread and bold, where nothing is decided, which runs are missing, and the scale."""
+    """Definitions, what ran in integers, how to read spread and bold, what is undecided or missing, and the scale."""
     return (
         *_definitions(keys, groups, columns, body),
+        *_certificates(keys, groups, columns, body),
+        *_gaps(groups, columns),
         *_reading(groups, columns, body),
         *_unfinished(keys, groups),
         *_scale(groups),
@@ -62,6 +65,52 @@ def _definitions(
 def _place(keys: Sequence[str], one: Group) -> str:
     pairs = zip(keys, one.labels, strict=True)
     return ", ".join(f"{heading_of_key(key, keys)}={label}" for key, label in pairs if key.split(".")[0] in ALIKE)
+
+
+def _certificates(
+    keys: Sequence[str], groups: Sequence[Group], columns: Sequence[Column], body: Sequence[Sequence[Cell]]
+) -> list[str]:
+    """``W8A8 integer: 48 of 50 products in int8 ...``; where a column has several, each with its rows."""
+    rows: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for place, column in enumerate(columns):
+        for one, row in zip(groups, body, strict=True):
+            if certificate := row[place].certificate:
+                rows[pretty(column.setting)][certificate].append(_labels(keys, one))
+    lines = []
+    for setting, found in rows.items():
+        for certificate, where in found.items():
+            which = f" ({'; '.join(where)})" if len(found) > 1 else ""
+            lines.append(f"{setting}{which}: {certificate}.")
+    return lines
+
+
+def _gaps(groups: Sequence[Group], columns: Sequence[Column]) -> list[str]:
+    """The largest difference of each executed column from the simulated setting beside it."""
+    return [_gap(column, found) for column in columns if (found := _executed(groups, column))]
+
+
+def _executed(groups: Sequence[Group], column: Column) -> list[Record]:
+    """Records in which the column's metric was measured both in integers and simulated; none for another column."""
+    settings = (column.setting, column.setting.removesuffix(INTEGER)) if column.setting.endswith(INTEGER) else ()
+    records = [record for one in groups for record in one.records] if settings else []
+    return [r for r in records if all(column.metric in r.metrics.get(setting, {}) for setting in settings)]
+
+
+def _gap(column: Column, records: Sequence[Record]) -> str:
+    bits = column.setting.removesuffix(INTEGER)
+    pairs = [(r.metrics[column.setting][column.metric].value, r.metrics[bits][column.metric].value) for r in records]
+    gaps = [record.integer[bits]["gap"] for record in records]
+    shares = [gap["argmax_agreement"] for gap in gaps if gap["argmax_agreement"] is not None]
+    told = [f"{column.metric.replace('_', ' ')} at most {max(abs(a - b) for a, b in pairs):.4g}"]
+    told.append(f"logits at most {max(gap['logits_max_abs'] for gap in gaps):.3g} apart")
+    if shares:
+        told.append(f"{'' if min(shares) == 1 else 'at least '}{percent(min(shares))} of the largest logits the same")
+    return f"{pretty(column.setting)} against {pretty(bits)}: {', '.join(told)}."
+
+
+def _labels(keys: Sequence[str], one: Group) -> str:
+    pairs = zip(keys, one.labels, strict=True)
+    return ", ".join(f"{heading_of_key(key, keys)}={label}" for key, label in pairs)
 
 
 def _reading(groups: Sequence[Group], columns: Sequence[Column], body: Sequence[Sequence[Cell]]) -> list[str]:
@@ -93,10 +142,8 @@ def _undecided(groups: Sequence[Group], body: Sequence[Sequence[Cell]], place: i
 
 
 def _unfinished(keys: Sequence[str], groups: Sequence[Group]) -> list[str]:
-    headings = [heading_of_key(key, keys) for key in keys]
     return [
-        ", ".join(f"{name}={label}" for name, label in zip(headings, one.labels, strict=True))
-        + f", seed={record.config.get('seed')}: {record.status}"
+        f"{_labels(keys, one)}, seed={record.config.get('seed')}: {record.status}"
         + (f" ({record.message})" if record.message else "")
         for one in groups
         for record in one.records

@@ -15,6 +15,7 @@ WITHOUT_EFFECT = (
     *(f"{group}.{key}" for group, keys in VOLATILE_SUBKEYS.items() for key in keys),
     "eval.heatmaps",
     "eval.outliers",
+    "eval.integer",
 )
 """Keys inside a group that cannot change a figure (what is measured besides is no figure of the table's)."""
 NEVER_A_ROW = ("seed", "quant.bits", *WITHOUT_EFFECT)

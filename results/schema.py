@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 RECORD_VERSION = 1
+INTEGER = ".integer"
+"""Ending of a setting that was executed in integers: ``w8a8.integer`` beside the simulated ``w8a8``."""
 Status = Literal["finished", "diverged", "failed", "interrupted"]
 
 
@@ -30,6 +32,10 @@ class Record:
 
     ``metrics``: setting (``float``, ``w8a8``, ``w8a8.integer``) -> metric name -> :class:`Metric`.
     ``outliers``: ``{"summary": {...}, "sites": {site name: {...}}}`` of the float model, empty where not measured.
+    ``integer``: bits -> ``{"certificate": {...}, "gap": {...}}``: what really ran for the figures of ``w8a8.integer``.
+
+    Raises:
+        ValueError: for executed figures without a certificate that lists integer products: they prove nothing.
     """
 
     cell_id: str
@@ -38,6 +44,7 @@ class Record:
     provenance: dict[str, Any]
     metrics: dict[str, dict[str, Metric]] = field(default_factory=dict)
     outliers: dict[str, Any] = field(default_factory=dict)
+    integer: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     """Steps done, final loss, the curve of logged losses, and every site that the methods replaced."""
@@ -46,6 +53,12 @@ class Record:
     message: str = ""
     """Why the status is not ``finished``."""
     version: int = RECORD_VERSION
+
+    def __post_init__(self) -> None:
+        for setting in self.metrics:
+            bits = setting.removesuffix(INTEGER)
+            if bits != setting and not self.integer.get(bits, {}).get("certificate", {}).get("products"):
+                raise ValueError(f"the figures of {setting} have no certificate of integer products")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -25,6 +25,8 @@ class Cell:
     """None for a label, and where no run gave a finite figure."""
     definition: str = ""
     """What exactly was computed."""
+    certificate: str = ""
+    """What really ran, for a figure that was executed in integers."""
     problem: str = ""
     """What became of the runs without a finite figure: ``diverged``, ``failed``, ``interrupted``, ``not finite``."""
 
@@ -103,21 +105,25 @@ def _cell(one: Group, groups: Sequence[Group], column: Column, found: Mapping[st
     values: dict[Any, float] = {}
     problems: dict[Any, str] = {}
     definitions: dict[str, None] = {}
+    certificates: dict[str, None] = {}
     for record in one.records:
         figure, seed = found[record.cell_id].get(column), record.config.get("seed")
         if figure is not None:
             definitions[figure.definition] = None
+            certificates |= {figure.certificate: None} if figure.certificate else {}
         if figure is not None and math.isfinite(figure.value):
             values[seed] = figure.value
         elif figure is not None or (record.status != "finished" and _expected(one, groups, column, found)):
             problems[seed] = "not finite" if record.status == "finished" else record.status
     problem = ", ".join(sorted({what for seed, what in problems.items() if seed not in values}))
-    definition = " / ".join(definitions)
+    empty = Cell(
+        problem or ABSENT, definition=" / ".join(definitions), certificate=" / ".join(certificates), problem=problem
+    )
     if not values:
-        return Cell(problem or ABSENT, definition=definition, problem=problem)
+        return empty
     summary = summarize(values.values())
     share = f" ({summary.n} of {len(one.seeds)})" if summary.n < len(one.seeds) else ""
-    return Cell(number(summary) + share, summary=summary, definition=definition, problem=problem)
+    return replace(empty, text=number(summary) + share, summary=summary)
 
 
 def _expected(one: Group, groups: Sequence[Group], column: Column, found: Mapping[str, Figures]) -> bool:

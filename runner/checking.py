@@ -14,8 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from qexp.conf.catalog import did_you_mean
 from qexp.conf.errors import UserError
-from qexp.conf.schema import ExperimentConfig
+from qexp.conf.schema import ExperimentConfig, QuantConfig
 from qexp.methods.registry import settings_class
+
+INTEGER_BITS = 8
+"""Widest weights and activations that the integer products take."""
 
 
 def check_key(key: str, methods: tuple[str, ...]) -> str:
@@ -52,7 +55,23 @@ def check(data: Mapping[str, Any], methods: Mapping[str, dict[str, Any]]) -> Exp
     _check_bits(data.get("quant", {}))
     config = _validate(ExperimentConfig, {**data, "method": chosen}, "")
     assert isinstance(config, ExperimentConfig)
+    if config.eval.integer:
+        check_executable(config.quant)
     return config
+
+
+def check_executable(quant: QuantConfig) -> None:
+    """Raise ``UserError`` where a setting has no 8-bit integer form, as far as the configuration alone tells."""
+    if not quant.bits:
+        raise UserError(f"quant={quant.name} has no setting to execute in integers; choose quant.bits=w8a8")
+    for bits in quant.bits:
+        if any(int(width) > INTEGER_BITS for width in re.findall(r"\d+", bits)):
+            raise UserError(f"{bits} cannot be executed in 8-bit integers; leave it out, or choose eval.integer=false")
+    if (granularity := quant.activations.granularity) != "per_tensor":
+        raise UserError(
+            f"activations quantized {granularity} cannot be executed in integers, their scale does not leave the "
+            "product: choose quant.activations.granularity=per_tensor, or eval.integer=false"
+        )
 
 
 def all_keys(cls: Any = ExperimentConfig, prefix: str = "") -> Iterator[str]:

@@ -1,13 +1,16 @@
-"""Where an experiment computes: device, threads and seeds."""
+"""Where and with what an experiment computes: device, threads, seeds, and the back end of integer products."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from qexp.conf.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+BUILDING = "building qexp's native kernels (once; about half a minute)"
 
 
 def resolve_device(name: str) -> torch.device:
@@ -39,3 +42,28 @@ def prepare_process(seed: int, threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     set_seed(seed)
+
+
+def require_backend(name: str, device: torch.device, say: Callable[[str], None]) -> None:
+    """Settle the back end ``kernels.int8=name`` before anything is trained; native kernels are built now if need be.
+
+    Raises:
+        UserError: if it cannot be used here.
+    """
+    from qexp.kernels.int8 import backends
+
+    if device.type == "cpu" and (missing := build_native(say)) is not None:
+        say(f"going on without qexp's native kernels: {missing}")
+    try:
+        backends.select(name, device.type)
+    except ValueError as error:
+        raise UserError(f"kernels.int8={name}: {error}") from error
+
+
+def build_native(say: Callable[[str], None]) -> str | None:
+    """Build or load the native library, saying so where it takes a while. Why it is not there, or None."""
+    from qexp.kernels import native
+
+    if native.needs_build():
+        say(BUILDING)
+    return native.unavailable()

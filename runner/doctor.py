@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class Check:
 
 def examine(data_dir: str | None, network: bool = False) -> list[Check]:
     """Look at this machine. ``data_dir`` as ``QEXP_DATA_DIR``; ``network`` asks the hub for an answer (3 s at most)."""
-    checks = [_python(), _qexp(), _torch(), _gpu(), _cpu(), _int8(), _login(), *_data(data_dir), *_packages()]
+    checks = [_python(), _qexp(), _torch(), _gpu(), _cpu(), *_int8(), _login(), *_data(data_dir), *_packages()]
     return checks + ([_hub()] if network else [])
 
 
@@ -75,23 +76,19 @@ def _cpu() -> Check:
     return Check("cpu", "ok", f"{provenance.cpu_model()}, {os.cpu_count()} cores, {has}")
 
 
-def _int8() -> Check:
-    """Quantized figures are simulated in this version; torch's integer product is named for what it is: an oracle."""
-    product = "exact" if int_mm_is_exact() else "not exact or absent"
-    return Check("int8", "note", f"simulated (fake-quantized floats); torch._int_mm on this CPU: {product}")
+def _int8() -> Iterator[Check]:
+    """Every back end of the integer products; the native one is built for this, and each is tested before it counts."""
+    from qexp.kernels.int8 import backends
 
-
-def int_mm_is_exact() -> bool:
-    """Whether ``torch._int_mm`` agrees with 64-bit integers on operands that use all 256 codes, saturation included."""
-    import torch
-
-    codes = torch.arange(-128, 128).to(torch.int8)
-    a = torch.stack([codes, torch.full_like(codes, -128), torch.full_like(codes, 127), codes.flip(0)]).repeat(8, 1)
-    b = a.t().contiguous()
-    try:
-        return torch.equal(torch._int_mm(a, b).long(), a.long() @ b.long())
-    except (RuntimeError, AttributeError):
-        return False
+    for report in backends.examine():
+        name = f"int8 {report.name}"
+        if report.usable:
+            chosen = backends.select("auto", report.device).name == report.name
+            taken = f", taken by kernels.int8=auto on {report.device}" if chosen else ""
+            yield Check(name, "ok", f"exact here ({report.isa}){taken}")
+        else:
+            fate = "rejected, not exact here" if report.available else "not usable here"
+            yield Check(name, "note", f"{fate}: {textwrap.shorten(report.reason or '', 160, placeholder=' …')}")
 
 
 def _login() -> Check:

@@ -22,25 +22,31 @@ if TYPE_CHECKING:
     from qexp.runner.tasks import Task
 
 
-def evaluate_float(
-    cfg: EvalConfig, trained: Trained, task: Task, device: torch.device, progress: ProgressReporter
-) -> dict[str, Metric]:
-    return _evaluate("evaluating float", cfg, trained.model.module, task, device, progress)
-
-
-def evaluate_quantized(
+def quantized_network(
     cfg: ExperimentConfig,
     bits: str,
     trained: Trained,
     task: Task,
     device: torch.device,
     progress: ProgressReporter,
-) -> dict[str, Metric]:
-    """Calibrate and convert a copy of the network to ``bits``, and evaluate that."""
+) -> torch.nn.Module:
+    """A copy of the network, calibrated and converted to ``bits``, that simulates integers in floating point."""
     batches = calibration_batches(cfg, task, device)
     with _phase(progress, f"calibrating {bits}", len(batches)):
-        quantized = _converter(trained).convert(trained.model, cfg.quant, bits, _reporting(batches, progress))
-    return _evaluate(f"evaluating {bits}", cfg.eval, quantized, task, device, progress)
+        return _converter(trained).convert(trained.model, cfg.quant, bits, _reporting(batches, progress))
+
+
+def evaluate_network(
+    name: str,
+    cfg: EvalConfig,
+    network: torch.nn.Module,
+    task: Task,
+    device: torch.device,
+    progress: ProgressReporter,
+) -> dict[str, Metric]:
+    """All metrics of ``network``; ``name`` is what the phase is called meanwhile."""
+    with _phase(progress, name, None):
+        return task.evaluate(network, cfg.batch_size, device, lambda done, total: progress.advance(done, total))
 
 
 def outliers(
@@ -74,18 +80,6 @@ def _converter(trained: Trained) -> BaseMethod:
     if len(own) > 1:
         raise UserError(f"methods {' and '.join(method.name for method in own)} both convert the model; choose one")
     return (own or list(trained.methods))[0]
-
-
-def _evaluate(
-    name: str,
-    cfg: EvalConfig,
-    network: torch.nn.Module,
-    task: Task,
-    device: torch.device,
-    progress: ProgressReporter,
-) -> dict[str, Metric]:
-    with _phase(progress, name, None):
-        return task.evaluate(network, cfg.batch_size, device, lambda done, total: progress.advance(done, total))
 
 
 def _inputs(batch: Batch, device: torch.device) -> Batch:

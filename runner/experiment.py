@@ -17,6 +17,8 @@ from qexp.runner.disk import full_disk_explained
 from qexp.runner.provenance import Stopwatch, cell_id, collect
 
 if TYPE_CHECKING:
+    import torch
+
     from qexp.runner.progress import ProgressReporter
     from qexp.runner.tasks import Task
     from qexp.runner.tracking import Tracker
@@ -29,6 +31,7 @@ class Findings:
 
     metrics: dict[str, dict[str, Metric]] = field(default_factory=dict)
     outliers: dict[str, Any] = field(default_factory=dict)
+    integer: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
@@ -73,6 +76,7 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
         provenance=collect(cfg, findings.data_fingerprint) | watch.facts(),
         metrics=findings.metrics,
         outliers=findings.outliers,
+        integer=findings.integer,
         timings=findings.timings,
         training=findings.training,
         artifacts=findings.artifacts,
@@ -98,25 +102,53 @@ def _measure(
     cfg: ExperimentConfig, cell: str, store: Store, findings: Findings, tracker: Tracker, progress: ProgressReporter
 ) -> None:
     from qexp.runner import evaluation
-    from qexp.runner.devices import prepare_process, resolve_device
+    from qexp.runner.devices import prepare_process, require_backend, resolve_device
     from qexp.runner.trained import obtain
 
     device = resolve_device(cfg.device)
     prepare_process(cfg.seed, cfg.threads)
     with findings.timed("prepare"):
+        if cfg.eval.integer or cfg.kernels.int8 != "auto":
+            require_backend(cfg.kernels.int8, device, progress.message)
         task, tokenizer = prepare_task(cfg, progress)
     findings.data_fingerprint = task.fingerprint
     with findings.timed("train"):
         trained = obtain(cfg, task, tokenizer, device, progress, tracker)
     findings.training = trained.facts
     with findings.timed("evaluate.float"):
-        findings.metrics["float"] = evaluation.evaluate_float(cfg.eval, trained, task, device, progress)
+        network = trained.model.module
+        findings.metrics["float"] = evaluation.evaluate_network(
+            "evaluating float", cfg.eval, network, task, device, progress
+        )
     if cfg.eval.outliers:
         with findings.timed("outliers"):
             _outliers(cfg, cell, store, findings, trained, task, progress)
     for bits in cfg.quant.bits:
-        with findings.timed(f"evaluate.{bits}"):
-            findings.metrics[bits] = evaluation.evaluate_quantized(cfg, bits, trained, task, device, progress)
+        _setting(cfg, bits, findings, trained, task, device, progress)
+
+
+def _setting(
+    cfg: ExperimentConfig,
+    bits: str,
+    findings: Findings,
+    trained: Trained,
+    task: Task,
+    device: torch.device,
+    progress: ProgressReporter,
+) -> None:
+    """One quantizer setting, simulated and, where asked for, executed in integers."""
+    from qexp.runner import evaluation
+
+    with findings.timed(f"evaluate.{bits}"):
+        quantized = evaluation.quantized_network(cfg, bits, trained, task, device, progress)
+        simulated = evaluation.evaluate_network(f"evaluating {bits}", cfg.eval, quantized, task, device, progress)
+    findings.metrics[bits] = simulated
+    if cfg.eval.integer:
+        from qexp.runner.integer import evaluate_integer
+
+        with findings.timed(f"evaluate.{bits}.integer"):
+            found = evaluate_integer(cfg, bits, quantized, simulated, trained, task, device, progress)
+        findings.metrics[f"{bits}.integer"], findings.integer[bits] = found
 
 
 def prepare_task(cfg: ExperimentConfig, progress: ProgressReporter) -> tuple[Task, Any]:

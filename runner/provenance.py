@@ -19,6 +19,7 @@ from typing import Any
 from qexp.conf.schema import (
     EVALUATION_KEYS,
     EVALUATION_SUBKEYS,
+    LATER_SUBKEYS,
     VOLATILE_KEYS,
     VOLATILE_SUBKEYS,
     ExperimentConfig,
@@ -37,13 +38,19 @@ def cell_id(cfg: ExperimentConfig) -> str:
 
     Recipe versions are part of the configuration; the record version is added, since an older record cannot be read.
     """
-    return _digest({"record": RECORD_VERSION, "config": _without(asdict(cfg), VOLATILE_KEYS, VOLATILE_SUBKEYS)})
+    return _digest({"record": RECORD_VERSION, "config": _identity(cfg)})
 
 
 def training_id(cfg: ExperimentConfig) -> str:
     """Identity of a trained model: like :func:`cell_id`, without the keys that act only after training."""
+    return _digest({"training": _without(_identity(cfg), EVALUATION_KEYS, EVALUATION_SUBKEYS)})
+
+
+def _identity(cfg: ExperimentConfig) -> dict[str, Any]:
+    """What may change a figure. A key that came later is left out at the value that older records imply."""
     config = _without(asdict(cfg), VOLATILE_KEYS, VOLATILE_SUBKEYS)
-    return _digest({"training": _without(config, EVALUATION_KEYS, EVALUATION_SUBKEYS)})
+    implied = {g: tuple(k for k, v in keys.items() if config[g][k] == v) for g, keys in LATER_SUBKEYS.items()}
+    return _without(config, (), implied)
 
 
 def _without(config: dict[str, Any], keys: tuple[str, ...], subkeys: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The overrides that compose a given configuration: how a record is made again."""
+"""From a record's configuration back to a run: the configuration itself, and the overrides that compose it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from qexp.conf.catalog import GROUPS, choices
+from qexp.conf.schema import ExperimentConfig
 from qexp.results.select import flatten
+from qexp.runner.checking import check
 from qexp.runner.compose import compose_dict, compose_difference
 
 _PLAIN = re.compile(r"[A-Za-z_./][\w./:%@-]*")
@@ -16,6 +18,12 @@ _WORDS = ("true", "false", "null", "nan", "inf")
 
 _PLACED = {"hub": ("model.path", "model.family"), "text_folder": ("task.folder",)}
 """What must stand beside a choice that takes any place, for it to compose at all."""
+
+
+def config_of(data: Mapping[str, Any]) -> ExperimentConfig:
+    """The checked configuration that a record keeps as plain data."""
+    methods = {choice["name"]: choice["settings"] for choice in data["method"]}
+    return check({key: value for key, value in data.items() if key != "method"}, methods)
 
 
 def overrides_for(config: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import ExperimentConfig
-from qexp.results.schema import Record
+from qexp.results.certificate import sentence
+from qexp.results.schema import INTEGER, Record
 
 OnlineOrOffline = Literal["online", "offline"]
 
@@ -195,11 +196,15 @@ def _run_name(cfg: ExperimentConfig) -> str:
 
 
 def summary_values(record: Record) -> dict[str, Any]:
-    """A record's figures by flat names: ``w8a8/accuracy``, ``outliers/max_inf_norm``, ``seconds/train``, ``status``."""
+    """A record's figures by flat names: ``w8a8/accuracy``, ``w8a8.integer/gap/metric``, ``seconds/train``."""
     values: dict[str, Any] = {"status": record.status}
     values |= {f"{setting}/{name}": value for setting, name, value, *_ in settings_rows(record)}
     numbers = {k: v for k, v in record.outliers.get("summary", {}).items() if isinstance(v, (int, float))}
     values |= {f"outliers/{name}": value for name, value in numbers.items()}
+    for bits, found in record.integer.items():
+        gap = {name: value for name, value in found["gap"].items() if isinstance(value, (int, float))}
+        values |= {f"{bits}{INTEGER}/gap/{name}": value for name, value in gap.items()}
+        values[f"{bits}{INTEGER}/certificate"] = sentence(found["certificate"])
     return values | {f"seconds/{phase}": seconds for phase, seconds in record.timings.items()}
 
 

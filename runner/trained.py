@@ -81,13 +81,14 @@ def obtain(
         partial = home.with_name(f"{home.name}.partial")
         facts |= asdict(train(cfg, model, methods, task, partial, device, progress, tracker))
         if cfg.train.keep_model:
-            save_model(model, tokenizer, home, _own_settings(cfg, facts))
+            save_model(model, tokenizer, home, own_settings(cfg, facts))
         discard(partial)
     model.module.eval()
     return Trained(model, methods, facts)
 
 
-def _own_settings(cfg: ExperimentConfig, facts: dict[str, Any]) -> dict[str, Any]:
+def own_settings(cfg: ExperimentConfig, facts: dict[str, Any]) -> dict[str, Any]:
+    """What a saved network keeps beside its weights, so that its methods can be put in place again."""
     return {
         "methods": [asdict(choice) for choice in cfg.method],
         "max_length": cfg.task.max_length,

@@ -8,7 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from qexp.models.attention import NAME, Tap, attach_parts
-from qexp.models.sites import AttentionInfo, Site, SiteKind, SiteMap
+from qexp.models.sites import AttentionInfo, LinearInfo, Site, SiteKind, SiteMap
 
 
 class ResidualTaps(nn.Module):
@@ -54,14 +54,12 @@ class Places:
         self.network = network
         self._sites: list[Site] = []
         self.attention: list[AttentionInfo] = []
+        self.linears: list[LinearInfo] = []
 
     def add(self, name: str, kind: SiteKind, module: str, carries: str, row_ndim: int = 2) -> None:
         """One site. ``name`` is ``layers.<i>.<role>``, or the role itself outside of the layers."""
         target = self.network.get_submodule(module)
-        layer, role = None, name
-        if name.startswith("layers."):
-            number, role = name.removeprefix("layers.").split(".", 1)
-            layer = int(number)
+        layer, role = _layer_and_role(name)
         channel_axis = 1 if isinstance(target, Conv1D) else 0
         self._sites.append(Site(name, role, kind, module, carries, layer, row_ndim, channel_axis))
 
@@ -70,10 +68,23 @@ class Places:
         if getattr(self.network.get_submodule(module), "weight", None) is not None:
             self.add(f"{name}_weight", "weight", module, f"weight of {module.rsplit('.', 1)[-1]}")
 
-    def layer(self, name: str, module: str, carries: str, row_ndim: int = 2) -> None:
-        """A linear layer or a normalisation: the sites ``<name>_weight`` and ``<name>``, its output."""
+    def norm(self, name: str, module: str, carries: str, row_ndim: int = 2) -> None:
+        """A normalisation: the sites ``<name>_weight`` and ``<name>``, its output."""
         self.weight(name, module)
         self.add(name, "output", module, carries, row_ndim)
+
+    def linear(
+        self, name: str, module: str, carries: str | None, *, reads: str, shared: bool = True, row_ndim: int = 2
+    ) -> None:
+        """A linear layer that reads a site (``shared``: not only linear layers do): its weight, and its output.
+
+        Without ``carries`` the output has no site of its own: that of the activation function fused with it follows.
+        """
+        self.weight(name, module)
+        if carries is not None:
+            self.add(name, "output", module, carries, row_ndim)
+        output = None if carries is None else name
+        self.linears.append(LinearInfo(name, module, _layer_and_role(name)[0], reads, output, shared))
 
     def attend(
         self,
@@ -84,18 +95,32 @@ class Places:
         head_dim: int,
         width: int,
         context_after_gate: bool,
-        rotated: tuple[str, ...] = (),
+        operands: tuple[str, str, str] = ("query", "key", "value"),
+        query_factor: float = 1.0,
     ) -> None:
-        """An attention module: its parts, and the sites of rotated operands, scores, probabilities and context."""
+        """An attention module: its parts, and the sites of rotated operands, scores, probabilities and context.
+
+        ``operands`` are the roles of query, key and value as they enter the products.
+        """
         attach_parts(self.network.get_submodule(module), context_after_gate=context_after_gate)
-        self.attention.append(AttentionInfo(module, layer, heads, head_dim, width))
         parts, at = f"{module}.{NAME}", f"layers.{layer}"
+        query, key, value = (f"{at}.{operand}" for operand in operands)
+        info = AttentionInfo(module, layer, heads, head_dim, width, query, key, value, query_factor)
+        self.attention.append(info)
         side = "after" if context_after_gate else "before"
-        for part in rotated:
-            self.add(f"{at}.{part}_rotated", "output", f"{parts}.{part}", f"{part} with its rotary position", 2)
+        for part in ("query", "key"):
+            if (rotated := f"{part}_rotated") in operands:
+                self.add(f"{at}.{rotated}", "output", f"{parts}.{part}", f"{part} with its rotary position", 2)
         self.add(f"{at}.attention_scores", "output", f"{parts}.scores", "scaled query-key products, before the mask", 3)
         self.add(f"{at}.attention_probs", "output", f"{parts}.probs", "attention probabilities, before dropout", 3)
         self.add(f"{at}.context", "output", f"{parts}.context", f"probability-weighted values, {side} any gate")
 
     def sites(self) -> SiteMap:
         return SiteMap(self._sites)
+
+
+def _layer_and_role(name: str) -> tuple[int | None, str]:
+    if not name.startswith("layers."):
+        return None, name
+    number, role = name.removeprefix("layers.").split(".", 1)
+    return int(number), role

@@ -75,6 +75,7 @@ def adapt(model: Any) -> AdaptedModel:
         family=model.config.model_type,
         sites=places.sites(),
         attention=tuple(places.attention),
+        linears=tuple(places.linears),
         infinity_norm_roles=("ffn_output",),
         kurtosis_roles=("ffn_output", "ffn_norm"),
     )
@@ -88,24 +89,27 @@ def _embeddings(places: Places, at: str, has_tasks: bool) -> None:
     if has_tasks:
         places.weight("embeddings.task", f"{at}.task_type_embeddings")
     places.add("embeddings.sum", "input", f"{at}.LayerNorm", "sum of all embeddings")
-    places.layer("embeddings.norm", f"{at}.LayerNorm", "LayerNorm of the embeddings: input of the first layer")
+    places.norm("embeddings.norm", f"{at}.LayerNorm", "LayerNorm of the embeddings: input of the first layer")
 
 
 def _layer(places: Places, config: Any, index: int, at: str) -> None:
     name, heads = f"layers.{index}", config.num_attention_heads
+    stream = f"layers.{index - 1}.ffn_norm" if index else "embeddings.norm"
     for part in ("query", "key", "value"):
-        places.layer(f"{name}.{part}", f"{at}.attention.self.{part}", f"{part} projection of all heads")
+        places.linear(f"{name}.{part}", f"{at}.attention.self.{part}", f"{part} projection of all heads", reads=stream)
     width = config.hidden_size
     places.attend(
         index, f"{at}.attention.self", heads=heads, head_dim=width // heads, width=width, context_after_gate=True
     )
-    places.layer(f"{name}.attention_output", f"{at}.attention.output.dense", "output projection of the attention")
+    dense, carries = f"{at}.attention.output.dense", "output projection of the attention"
+    places.linear(f"{name}.attention_output", dense, carries, reads=f"{name}.context", shared=False)
     places.add(
         f"{name}.attention_residual", "input", f"{at}.attention.output.LayerNorm", "layer input + attention output"
     )
-    places.layer(f"{name}.attention_norm", f"{at}.attention.output.LayerNorm", "LayerNorm of that sum: FFN input")
-    places.weight(f"{name}.ffn_hidden", f"{at}.intermediate.dense")
+    places.norm(f"{name}.attention_norm", f"{at}.attention.output.LayerNorm", "LayerNorm of that sum: FFN input")
+    places.linear(f"{name}.ffn_hidden", f"{at}.intermediate.dense", None, reads=f"{name}.attention_norm")
     places.add(f"{name}.ffn_hidden", "output", f"{at}.intermediate", "first FFN layer after its activation (fused)")
-    places.layer(f"{name}.ffn_output", f"{at}.output.dense", "second FFN layer, before the residual sum")
+    dense, carries = f"{at}.output.dense", "second FFN layer, before the residual sum"
+    places.linear(f"{name}.ffn_output", dense, carries, reads=f"{name}.ffn_hidden", shared=False)
     places.add(f"{name}.ffn_residual", "input", f"{at}.output.LayerNorm", "FFN input + FFN output")
-    places.layer(f"{name}.ffn_norm", f"{at}.output.LayerNorm", "LayerNorm of that sum: output of the layer")
+    places.norm(f"{name}.ffn_norm", f"{at}.output.LayerNorm", "LayerNorm of that sum: output of the layer")

@@ -45,12 +45,13 @@ def adapt(model: Any) -> AdaptedModel:
     places.add("embeddings.sum", "input", f"{prefix}drop", "token + position embeddings")
     for index in range(len(base.h)):
         _layer(places, base.config, index, f"{prefix}h.{index}")
-    places.layer("final_norm", f"{prefix}ln_f", "last LayerNorm: input of the head")
+    places.norm("final_norm", f"{prefix}ln_f", "last LayerNorm: input of the head")
     return AdaptedModel(
         module=model,
         family="gpt2",
         sites=places.sites(),
         attention=tuple(places.attention),
+        linears=tuple(places.linears),
         infinity_norm_roles=("ffn_residual",),
         kurtosis_roles=("attention_norm", "attention_output", "ffn_norm", "ffn_output", "ffn_residual", "final_norm"),
     )
@@ -58,16 +59,27 @@ def adapt(model: Any) -> AdaptedModel:
 
 def _layer(places: Places, config: Any, index: int, at: str) -> None:
     name, heads, width = f"layers.{index}", config.num_attention_heads, config.hidden_size
-    places.layer(f"{name}.attention_norm", f"{at}.ln_1", "LayerNorm of the stream: attention input")
-    places.layer(f"{name}.qkv", f"{at}.attn.c_attn", "query, key and value projections side by side")
-    places.attend(index, f"{at}.attn", heads=heads, head_dim=width // heads, width=width, context_after_gate=True)
-    places.layer(f"{name}.attention_output", f"{at}.attn.c_proj", "output projection of the attention")
+    places.norm(f"{name}.attention_norm", f"{at}.ln_1", "LayerNorm of the stream: attention input")
+    module, carries = f"{at}.attn.c_attn", "query, key and value projections side by side"
+    places.linear(f"{name}.qkv", module, carries, reads=f"{name}.attention_norm", shared=False)
+    places.attend(
+        index,
+        f"{at}.attn",
+        heads=heads,
+        head_dim=width // heads,
+        width=width,
+        context_after_gate=True,
+        operands=("qkv", "qkv", "qkv"),
+    )
+    module, carries = f"{at}.attn.c_proj", "output projection of the attention"
+    places.linear(f"{name}.attention_output", module, carries, reads=f"{name}.context", shared=False)
     residual = f"{at}.{NAME}"
     places.add(
         f"{name}.attention_residual", "output", f"{residual}.attention_residual", "residual stream after attention"
     )
-    places.layer(f"{name}.ffn_norm", f"{at}.ln_2", "LayerNorm of the stream: FFN input")
-    places.weight(f"{name}.ffn_hidden", f"{at}.mlp.c_fc")
+    places.norm(f"{name}.ffn_norm", f"{at}.ln_2", "LayerNorm of the stream: FFN input")
+    places.linear(f"{name}.ffn_hidden", f"{at}.mlp.c_fc", None, reads=f"{name}.ffn_norm", shared=False)
     places.add(f"{name}.ffn_hidden", "output", f"{at}.mlp.act", "first FFN layer after its activation (fused)")
-    places.layer(f"{name}.ffn_output", f"{at}.mlp.c_proj", "second FFN layer, before the residual sum")
+    module, carries = f"{at}.mlp.c_proj", "second FFN layer, before the residual sum"
+    places.linear(f"{name}.ffn_output", module, carries, reads=f"{name}.ffn_hidden", shared=False)
     places.add(f"{name}.ffn_residual", "output", f"{residual}.ffn_residual", "residual stream after the FFN")

@@ -45,12 +45,13 @@ def adapt(model: Any) -> AdaptedModel:
     for index in range(len(base.layers)):
         _attention(places, base.config, index, f"{prefix}layers.{index}")
         _ffn(places, index, f"{prefix}layers.{index}")
-    places.layer("final_norm", f"{prefix}norm", "last RMSNorm: input of the head")
+    places.norm("final_norm", f"{prefix}norm", "last RMSNorm: input of the head")
     return AdaptedModel(
         module=model,
         family="llama",
         sites=places.sites(),
         attention=tuple(places.attention),
+        linears=tuple(places.linears),
         infinity_norm_roles=("ffn_residual",),
         kurtosis_roles=("attention_norm", "attention_output", "ffn_norm", "ffn_output", "ffn_residual", "final_norm"),
     )
@@ -58,9 +59,10 @@ def adapt(model: Any) -> AdaptedModel:
 
 def _attention(places: Places, config: Any, index: int, at: str) -> None:
     name, heads, width = f"layers.{index}", config.num_attention_heads, config.hidden_size
-    places.layer(f"{name}.attention_norm", f"{at}.input_layernorm", "RMSNorm of the stream: attention input")
+    places.norm(f"{name}.attention_norm", f"{at}.input_layernorm", "RMSNorm of the stream: attention input")
     for part in ("query", "key", "value"):
-        places.layer(f"{name}.{part}", f"{at}.self_attn.{part[0]}_proj", f"{part} projection of all heads")
+        module, carries = f"{at}.self_attn.{part[0]}_proj", f"{part} projection of all heads"
+        places.linear(f"{name}.{part}", module, carries, reads=f"{name}.attention_norm", shared=False)
     head_dim = getattr(config, "head_dim", None) or width // heads
     places.attend(
         index,
@@ -69,20 +71,22 @@ def _attention(places: Places, config: Any, index: int, at: str) -> None:
         head_dim=head_dim,
         width=width,
         context_after_gate=True,
-        rotated=("query", "key"),
+        operands=("query_rotated", "key_rotated", "value"),
     )
-    places.layer(f"{name}.attention_output", f"{at}.self_attn.o_proj", "output projection of the attention")
+    module, carries = f"{at}.self_attn.o_proj", "output projection of the attention"
+    places.linear(f"{name}.attention_output", module, carries, reads=f"{name}.context", shared=False)
     places.add(
         f"{name}.attention_residual", "output", f"{at}.{NAME}.attention_residual", "residual stream after attention"
     )
 
 
 def _ffn(places: Places, index: int, at: str) -> None:
-    name = f"layers.{index}"
-    places.layer(f"{name}.ffn_norm", f"{at}.post_attention_layernorm", "RMSNorm of the stream: FFN input")
-    places.weight(f"{name}.gate_activation", f"{at}.mlp.gate_proj")
+    name, norm = f"layers.{index}", f"layers.{index}.ffn_norm"
+    places.norm(f"{name}.ffn_norm", f"{at}.post_attention_layernorm", "RMSNorm of the stream: FFN input")
+    places.linear(f"{name}.gate_activation", f"{at}.mlp.gate_proj", None, reads=norm, shared=False)
     places.add(f"{name}.gate_activation", "output", f"{at}.mlp.act_fn", "gate projection after SiLU (fused)")
-    places.layer(f"{name}.up", f"{at}.mlp.up_proj", "up projection")
+    places.linear(f"{name}.up", f"{at}.mlp.up_proj", "up projection", reads=norm, shared=False)
     places.add(f"{name}.ffn_hidden", "input", f"{at}.mlp.down_proj", "SiLU(gate) * up: input of the down projection")
-    places.layer(f"{name}.ffn_output", f"{at}.mlp.down_proj", "down projection, before the residual sum")
+    module, carries = f"{at}.mlp.down_proj", "down projection, before the residual sum"
+    places.linear(f"{name}.ffn_output", module, carries, reads=f"{name}.ffn_hidden", shared=False)
     places.add(f"{name}.ffn_residual", "output", f"{at}.{NAME}.ffn_residual", "residual stream after the FFN")

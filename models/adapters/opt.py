@@ -55,20 +55,24 @@ def adapt(model: Any) -> AdaptedModel:
     for block in decoder.layers:
         swap_block(block, BlockWithTaps)
     pre_norm = decoder.config.do_layer_norm_before
+    block_output = "ffn_residual" if pre_norm else "ffn_norm"
     _embeddings(places, decoder, at)
     for index in range(len(decoder.layers)):
         _layer(places, decoder.config, index, f"{at}.layers.{index}", pre_norm)
+    last = f"layers.{len(decoder.layers) - 1}.{block_output}"
     if decoder.final_layer_norm is not None:
-        places.layer("final_norm", f"{at}.final_layer_norm", "last LayerNorm: input of the head")
+        last = "final_norm"
+        places.norm(last, f"{at}.final_layer_norm", "last LayerNorm: input of the head")
     if decoder.project_out is not None:
-        places.layer("final_projection", f"{at}.project_out", "last hidden state in the width of the embeddings")
-    block_output = "ffn_residual" if pre_norm else "ffn_norm"
+        module, carries = f"{at}.project_out", "last hidden state in the width of the embeddings"
+        places.linear("final_projection", module, carries, reads=last)
     kurtosis = ("attention_norm", "attention_output", "ffn_norm", "ffn_output", block_output, "final_norm")
     return AdaptedModel(
         module=model,
         family="opt",
         sites=places.sites(),
         attention=tuple(places.attention),
+        linears=tuple(places.linears),
         infinity_norm_roles=(block_output,),
         kurtosis_roles=tuple(dict.fromkeys(kurtosis)),
     )
@@ -77,7 +81,8 @@ def adapt(model: Any) -> AdaptedModel:
 def _embeddings(places: Places, decoder: Any, at: str) -> None:
     places.weight("embeddings.token", f"{at}.embed_tokens")
     if decoder.project_in is not None:
-        places.layer("embeddings.projection", f"{at}.project_in", "token embeddings in the width of the model")
+        module, carries = f"{at}.project_in", "token embeddings in the width of the model"
+        places.linear("embeddings.projection", module, carries, reads="embeddings.token_weight")
     places.weight("embeddings.position", f"{at}.embed_positions")
     places.add("embeddings.sum", "input", f"{at}.layers.0", "token + position embeddings")
 
@@ -86,26 +91,46 @@ def _layer(places: Places, config: Any, index: int, at: str, pre_norm: bool) -> 
     _attention(places, config, index, at, pre_norm)
     name, residual = f"layers.{index}", f"{at}.{NAME}.ffn_residual"
     if pre_norm:
-        places.layer(f"{name}.ffn_norm", f"{at}.final_layer_norm", "LayerNorm of the stream: FFN input", row_ndim=1)
-    places.weight(f"{name}.ffn_hidden", f"{at}.fc1")
+        places.norm(f"{name}.ffn_norm", f"{at}.final_layer_norm", "LayerNorm of the stream: FFN input", row_ndim=1)
+    norm = f"{name}.{'ffn_norm' if pre_norm else 'attention_norm'}"
+    places.linear(f"{name}.ffn_hidden", f"{at}.fc1", None, reads=norm, shared=not pre_norm)
     places.add(f"{name}.ffn_hidden", "output", f"{at}.activation_fn", "first FFN layer after its activation (fused)", 1)
-    places.layer(f"{name}.ffn_output", f"{at}.fc2", "second FFN layer, before the residual sum", row_ndim=1)
+    places.linear(
+        f"{name}.ffn_output",
+        f"{at}.fc2",
+        "second FFN layer, before the residual sum",
+        reads=f"{name}.ffn_hidden",
+        shared=False,
+        row_ndim=1,
+    )
     places.add(f"{name}.ffn_residual", "output", residual, "residual stream after the FFN")
     if not pre_norm:
-        places.layer(f"{name}.ffn_norm", f"{at}.final_layer_norm", "LayerNorm of that sum: output of the layer")
+        places.norm(f"{name}.ffn_norm", f"{at}.final_layer_norm", "LayerNorm of that sum: output of the layer")
 
 
 def _attention(places: Places, config: Any, index: int, at: str, pre_norm: bool) -> None:
     name, heads, width = f"layers.{index}", config.num_attention_heads, config.hidden_size
     norm = (f"{name}.attention_norm", f"{at}.self_attn_layer_norm")
+    stream = f"layers.{index - 1}.ffn_norm" if index else "embeddings.sum"
     if pre_norm:
-        places.layer(*norm, "LayerNorm of the stream: attention input")
+        places.norm(*norm, "LayerNorm of the stream: attention input")
+        stream = norm[0]
     for part in ("query", "key", "value"):
-        places.layer(f"{name}.{part}", f"{at}.self_attn.{part[0]}_proj", f"{part} projection of all heads")
-    places.attend(index, f"{at}.self_attn", heads=heads, head_dim=width // heads, width=width, context_after_gate=False)
-    places.layer(f"{name}.attention_output", f"{at}.self_attn.out_proj", "output projection of the attention")
+        module, carries = f"{at}.self_attn.{part[0]}_proj", f"{part} projection of all heads"
+        places.linear(f"{name}.{part}", module, carries, reads=stream, shared=not pre_norm)
+    places.attend(
+        index,
+        f"{at}.self_attn",
+        heads=heads,
+        head_dim=width // heads,
+        width=width,
+        context_after_gate=False,
+        query_factor=(width // heads) ** -0.5,
+    )
+    module, carries = f"{at}.self_attn.out_proj", "output projection of the attention"
+    places.linear(f"{name}.attention_output", module, carries, reads=f"{name}.context", shared=False)
     places.add(
         f"{name}.attention_residual", "output", f"{at}.{NAME}.attention_residual", "residual stream after attention"
     )
     if not pre_norm:
-        places.layer(*norm, "LayerNorm of that sum: FFN input")
+        places.norm(*norm, "LayerNorm of that sum: FFN input")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -74,5 +75,15 @@ def new_record() -> Callable[..., Record]:
 def record(tmp_path: Path) -> Record:
     """One record in ``runs`` below the test's folder."""
     made = make_record("seed=1")
+    Store(tmp_path / "runs").save(made)
+    return made
+
+
+@pytest.fixture
+def executed_record(tmp_path: Path, executed: dict[str, Any]) -> Record:
+    """A record of a run with ``eval.integer=true``, in ``runs`` below the test's folder."""
+    made = make_record("seed=1", "eval.integer=true")
+    metrics = {**made.metrics, "w8a8.integer": {"perplexity": Metric(15.75, False, 1000, PERPLEXITY)}}
+    made = replace(made, metrics=metrics, integer={"w8a8": executed})
     Store(tmp_path / "runs").save(made)
     return made

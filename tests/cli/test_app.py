@@ -17,11 +17,11 @@ HEAVY = ("torch", "transformers", "datasets", "wandb", "pandas", "matplotlib", "
 def test_help_names_every_command_and_first_steps(qexp: Any) -> None:
     outcome = qexp("--help")
     assert outcome.code == 0
-    for word in ("run", "config", "list", "show", "table", "reproduce", "doctor", "First steps"):
+    for word in ("run", "config", "list", "show", "table", "reproduce", "export", "doctor", "First steps"):
         assert word in outcome.out
 
 
-@pytest.mark.parametrize("command", ["run", "config", "list", "show", "table", "reproduce", "doctor"])
+@pytest.mark.parametrize("command", ["run", "config", "list", "show", "table", "reproduce", "export", "doctor"])
 def test_every_command_has_help(qexp: Any, command: str) -> None:
     outcome = qexp(command, "-h")
     assert outcome.code == 0 and f"qexp {command}" in outcome.out

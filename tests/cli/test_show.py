@@ -46,3 +46,40 @@ def test_sites_of_a_model_with_what_each_carries(qexp: Any, monkeypatch: pytest.
     (line,) = (line for line in qexp("show", "--sites", "scale=smoke").out.splitlines() if "ffn_output" in line)
     assert line.split() == ["ffn_output", "output", "3", "second", "FFN", "layer"]
     assert json.loads(qexp("show", "--sites", "--json").out) == sites
+
+
+def test_executed_figures_stand_beside_simulated_ones_with_their_gap_and_certificate(
+    qexp: Any, executed_record: Record
+) -> None:
+    lines = [line.rstrip() for line in qexp("show", executed_record.cell_id).out.splitlines()]
+    figures = [line.split() for line in lines if line.startswith(("float ", "w8a8 "))]
+    assert figures[:3] == [
+        ["float", "12.50"],
+        ["w8a8", "simulated", "15.25", "+2.750"],
+        ["w8a8", "executed", "15.75", "+3.250"],
+    ]
+    for line in (
+        "w8a8 executed in integers",
+        "  gap         perplexity +0.5 against simulated · 99.95 % of 872 largest logits the same · "
+        "logits at most 0.0123 apart, 0.0001 on average",
+        "  certificate 3 of 4 products in int8: 1 linear, 2 attention · back end avx2, 1 thread",
+        "  in float    classifier (the head has no sites)",
+        "  weights     10.6 MB instead of 42.0 MB (0.252 ×) in memory",
+    ):
+        assert line in lines
+
+
+def test_the_certificate_has_a_row_for_every_product(qexp: Any, executed_record: Record) -> None:
+    out = qexp("show", executed_record.cell_id[:8]).out
+    rows = [line.split() for line in out.splitlines()]
+    codes = ["uint8", "×", "int8", "→", "int32"]
+    assert ["layers.0.query", "linear", "qexp::int8_linear", *codes, "avx2", "28"] in rows
+    assert ["layers.0.context", "attention_context", "qexp::int8_linear", *codes, "avx2", "28"] in rows
+    assert ["classifier", "aten::addmm", "the", "head", "has", "no", "sites", "28"] in rows
+    assert "embeddings: embeddings.token (int8)" in out
+    assert "other operations in float: aten::native_layer_norm 364" in out
+
+
+def test_a_run_that_was_only_simulated_says_nothing_of_execution(qexp: Any, record: Record) -> None:
+    out = qexp("show", record.cell_id).out
+    assert "certificate" not in out and "simulated" not in out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ def _config(method: str, seed: int, changes: Mapping[str, Any], settings: Mappin
 
 
 @pytest.fixture
-def make() -> RecordMaker:
+def make(executed: dict[str, Any]) -> RecordMaker:
     """``make("vanilla", seed=1, float=65.0, w8a8=66.0, **{"train.max_steps": 3})`` gives a record."""
 
     def record(
@@ -70,6 +71,7 @@ def make() -> RecordMaker:
                 for setting, value in figures.items()
             },
             outliers={"summary": dict(outliers), "sites": {}} if outliers else {},
+            integer={s.removesuffix("_integer"): deepcopy(executed) for s in figures if s.endswith("_integer")},
             message=message,
         )
 

@@ -40,7 +40,7 @@ def test_the_keys_of_a_record_are_a_contract(make: Make) -> None:
     """What scripts read from ``qexp run --json`` and from a record's file; documented in docs/record.md."""
     data = json.loads(to_json(make(float=65.0)))
     assert list(data) == [
-        *("cell_id", "status", "config", "provenance", "metrics", "outliers"),
+        *("cell_id", "status", "config", "provenance", "metrics", "outliers", "integer"),
         *("timings", "training", "artifacts", "message", "version"),
     ]
     assert data["version"] == RECORD_VERSION == 1

@@ -9,7 +9,7 @@ from qexp.conf.catalog import GROUPS, SCALES, choices, entry
 from qexp.conf.schema import ExperimentConfig
 from qexp.runner.compose import compose, compose_dict, compose_difference, resolve_objective
 from qexp.runner.overrides import replace
-from qexp.runner.rerun import overrides_for, quoted
+from qexp.runner.rerun import config_of, overrides_for, quoted
 
 TEXT = "task=pydocs"
 
@@ -50,6 +50,11 @@ def test_the_default_is_the_embedded_one():
     assert [method.name for method in config.method] == ["vanilla"]
     assert (config.model.name, config.task.name, config.scale) == ("minilm", "pydocs_labels", "small")
     assert config.quant.bits == ("w8a8",)
+
+
+@pytest.mark.parametrize("overrides", [[], ["method=[clipped_softmax,gated_attention]", "quant=low_bits", "seed=3"]])
+def test_a_kept_configuration_is_read_back(overrides):
+    assert config_of(compose_dict(overrides)) == compose(overrides)
 
 
 def test_scales_lie_under_the_users_values_and_over_the_papers():

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from qexp.kernels.int8 import backends
+from qexp.kernels.int8.backends import BackendReport
 from qexp.runner import doctor, provenance
 from qexp.runner.doctor import Check, examine
 
@@ -25,7 +28,9 @@ def found(data_dir: str | None = None, **settings: Any) -> dict[str, Check]:
 
 def test_every_check_says_something_and_every_missing_one_how_to_mend_it() -> None:
     checks = found()
-    assert {"python", "torch", "gpu", "cpu", "int8", "wandb login", "task pydocs", "package gguf"} <= set(checks)
+    assert {"python", "torch", "gpu", "cpu", "int8 reference", "wandb login", "task pydocs", "package gguf"} <= set(
+        checks
+    )
     assert all(check.found for check in checks.values())
     assert all(check.mend for check in checks.values() if check.status == "missing")
     assert torch.__version__ in checks["torch"].found
@@ -89,15 +94,21 @@ def test_instruction_sets_are_read_as_whole_words(monkeypatch: pytest.MonkeyPatc
     assert flags[name] and not flags["amx" if name != "amx" else "avx_vnni"]
 
 
-def test_a_saturating_integer_product_is_not_called_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert doctor.int_mm_is_exact()
-
-    def saturating(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        pairs = a.long().reshape(a.shape[0], -1, 2).unsqueeze(-1) * b.long().reshape(-1, 2, b.shape[1])
-        return pairs.sum(2).clamp(-(2**15), 2**15 - 1).sum(1).int()
-
-    monkeypatch.setattr(torch, "_int_mm", saturating)
-    assert not doctor.int_mm_is_exact()
+def test_every_int8_back_end_is_exact_here_or_rejected_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports = [
+        BackendReport("cuda", "cuda", False, False, None, "this torch sees no CUDA device"),
+        BackendReport("vnni", "cpu", True, False, "avx2", "wrong for 127 * 255: saturates"),
+        BackendReport("avx2", "cpu", True, True, "avx2", None),
+        BackendReport("reference", "cpu", True, True, "any", None),
+    ]
+    monkeypatch.setattr(backends, "examine", lambda: reports)
+    monkeypatch.setattr(backends, "select", lambda name, device: SimpleNamespace(name="avx2"))
+    assert [check for name, check in found().items() if name.startswith("int8")] == [
+        Check("int8 cuda", "note", "not usable here: this torch sees no CUDA device"),
+        Check("int8 vnni", "note", "rejected, not exact here: wrong for 127 * 255: saturates"),
+        Check("int8 avx2", "ok", "exact here (avx2), taken by kernels.int8=auto on cpu"),
+        Check("int8 reference", "ok", "exact here (any)"),
+    ]
 
 
 def test_the_hub_is_asked_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:

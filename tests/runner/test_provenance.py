@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pydantic import TypeAdapter
 from qexp.conf.schema import VOLATILE_KEYS, ExperimentConfig
 from qexp.runner import provenance
 from qexp.runner.provenance import Stopwatch, cell_id, collect, training_id
+from qexp.runner.rerun import config_of
 
 BASE: dict[str, Any] = {
     "method": [{"name": "clipped_softmax", "settings": {"gamma": -0.03, "zeta": 1.0}}],
@@ -74,6 +76,7 @@ def test_the_digest_is_over_the_documented_text() -> None:
 def test_volatile_keys_change_no_id(key: str) -> None:
     other: dict[str, Any] = {
         "tracking": {"name": "wandb", "project": "x"},
+        "kernels": {"int8": "reference"},
         "results_dir": "elsewhere",
         "table": "t2",
         "data_dir": "data",
@@ -99,6 +102,7 @@ def test_how_often_is_saved_changes_no_id(group: str, key: str, value: Any) -> N
         {"quant__bits": ["w8a6"]},
         {"quant__calibration": {"seed": 1}},
         {"eval__outlier_batches": 2},
+        {"eval__integer": True},
         {"task__eval_split": "test"},
         {"task__eval_examples": 12},
     ],
@@ -127,6 +131,18 @@ def test_what_may_change_a_figure_changes_both_ids(changes: dict[str, Any]) -> N
     assert training_id(config(**changes)) != training_id(config())
 
 
+REFERENCE = sorted((Path(__file__).parents[2] / "results" / "reference").glob("*/records/*.json"))
+
+
+@pytest.mark.parametrize("path", REFERENCE, ids=lambda path: path.stem)
+def test_a_committed_record_keeps_its_id_when_the_schema_grows(path: Path) -> None:
+    """Else nobody would find it again, and every experiment would run once more."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    config = config_of(record["config"])
+    assert cell_id(config) == record["cell_id"]
+    assert training_id(config) == record["provenance"]["training_id"]
+
+
 @given(st.floats(allow_nan=False, width=64))
 def test_one_number_has_one_id_and_two_have_two(value: float) -> None:
     def identity(gamma: float | int) -> str:
@@ -151,7 +167,6 @@ def test_collected_facts_are_plain_and_name_no_place_or_person() -> None:
     assert facts["packages"]["torch"] and set(facts["cpu"]["isa"]) == {"avx2", "avx_vnni", "avx512_vnni", "amx"}
     import getpass
     import platform
-    from pathlib import Path
 
     assert str(Path.home()) not in text and f'"{platform.node()}"' not in text and f'"{getpass.getuser()}"' not in text
 

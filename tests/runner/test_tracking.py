@@ -20,6 +20,17 @@ from qexp.runner import tracking
 from qexp.runner.provenance import cell_id
 from qexp.runner.tracking import NullTracker, WandbTracker, make_tracker, summary_values, wandb_login
 
+EXECUTED = {
+    "certificate": {
+        **{
+            "backend": "avx2",
+            "isa": "avx2",
+            "products": [{"name": "layers.0.query", "kind": "linear", "backend": "avx2"}],
+        },
+        "in_float": [{"name": "classifier", "why": "the head has no sites"}],
+    },
+    "gap": {"metric": 0.25, "argmax_agreement": 0.999, "definition": "executed minus simulated"},
+}
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -48,6 +59,7 @@ def record(cfg: ExperimentConfig, artifacts: dict[str, str] | None = None) -> Re
             "float": {"perplexity": Metric(12.5, False, 640, "per token"), "accuracy": Metric(0.75, True, 64, "a")},
             "w8a8.integer": {"perplexity": Metric(13.25, False, 640, "per token")},
         },
+        integer={"w8a8": EXECUTED},
         outliers={"summary": {"max_inf_norm": 7.5, "definition": "of ffn_output"}, "sites": {}},
         timings={"train": 1.5},
         artifacts=artifacts or {},
@@ -100,7 +112,10 @@ def test_an_offline_run_read_back_is_the_record(
     run = inspect(tmp_path)
     assert (run["run_id"], run["state"], run["exit_code"]) == (kept.cell_id, "finished", 0)
     assert run["config"]["train"]["learning_rate"] == 3e-4
-    assert run["summary"].items() >= {**summary_values(kept), "train/loss": 0.5}.items()
+    values = summary_values(kept)
+    assert run["summary"].items() >= {**values, "train/loss": 0.5}.items()
+    assert (values["w8a8.integer/gap/metric"], values["w8a8.integer/gap/argmax_agreement"]) == (0.25, 0.999)
+    assert values["w8a8.integer/certificate"].startswith("1 of 2 products in int8")
     assert run["summary"]["heatmap.ffn_output"]["_type"] == "image-file" and "gone" not in run["summary"]
     [table] = (tmp_path / "wandb").glob("offline-run-*/files/media/table/*.json")
     rows = json.loads(table.read_text())

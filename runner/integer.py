@@ -1,0 +1,102 @@
+"""Executing a quantized network in integers: its figures, how far they lie from the simulated ones, and the proof."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from qexp.conf.schema import ExperimentConfig
+from qexp.models.certificate import Recorder
+from qexp.models.integer import integer_model
+from qexp.results.schema import Metric
+from qexp.runner.evaluation import evaluate_network
+from qexp.runner.trained import Trained
+
+if TYPE_CHECKING:
+    from qexp.runner.progress import ProgressReporter
+    from qexp.runner.tasks import Task
+
+DEFINITION = (
+    "executed minus simulated, both run on the same batches of the evaluation set; metric: difference of the primary "
+    "metric; logits: absolute differences over every logit of the attended positions; argmax agreement: share of these "
+    "positions (n) whose largest logit is the same"
+)
+
+
+def evaluate_integer(
+    cfg: ExperimentConfig,
+    bits: str,
+    quantized: nn.Module,
+    simulated: dict[str, Metric],
+    trained: Trained,
+    task: Task,
+    device: torch.device,
+    progress: ProgressReporter,
+) -> tuple[dict[str, Metric], dict[str, Any]]:
+    """Execute ``quantized`` in integers: its metrics, and ``{"certificate": ..., "gap": ...}`` for the record.
+
+    ``simulated`` are the metrics of ``quantized`` itself.
+
+    Raises:
+        IntegerError: if a product that the integer model claims did not run in integers.
+    """
+    integer = integer_model(quantized, trained.model, backend=cfg.kernels.int8)
+    both = SideBySide(quantized, integer.module)
+    metrics = evaluate_network(f"executing {bits}", cfg.eval, both, task, device, progress)
+    primary = next(iter(metrics))
+    gap = {"metric": metrics[primary].value - simulated[primary].value, **both.gap.result(), "definition": DEFINITION}
+    return metrics, {"certificate": both.recorder.certificate(integer), "gap": gap}
+
+
+class SideBySide(nn.Module):
+    """Gives the executed network's output, and compares its logits with the simulated one's on the way."""
+
+    def __init__(self, simulated: nn.Module, executed: nn.Module):
+        super().__init__()
+        self.simulated, self.executed = simulated, executed
+        self.recorder, self.gap = Recorder(), LogitGap()
+
+    def forward(self, **inputs: Tensor) -> Any:
+        expected = self.simulated(**inputs).logits
+        with self.recorder:
+            output = self.executed(**inputs)
+        self.gap.update(expected, output.logits, inputs.get("attention_mask"))
+        return output
+
+
+class LogitGap:
+    """Differences of two networks' logits over all batches."""
+
+    def __init__(self) -> None:
+        self._largest = self._total = 0.0
+        self._positions = self._same = self._width = 0
+
+    def update(self, simulated: Tensor, executed: Tensor, attended: Tensor | None) -> None:
+        """Take in [B, C], one position an example, or [B, T, C], of which ``attended`` [B, T] says which count."""
+        if simulated.ndim == 2:
+            self._add(simulated, executed)
+            return
+        for row, (expected, found) in enumerate(zip(simulated, executed, strict=True)):
+            kept = slice(None) if attended is None else attended[row].bool()
+            self._add(expected[kept], found[kept])
+
+    def _add(self, simulated: Tensor, executed: Tensor) -> None:
+        """[N, C] each: one row of a batch, since all differences of a batch at once are as large as its logits."""
+        if not len(executed):
+            return
+        apart = (executed - simulated).abs()
+        self._largest = max(self._largest, float(apart.amax()))
+        self._total += float(apart.sum(dtype=torch.float64))
+        self._same += int((executed.argmax(-1) == simulated.argmax(-1)).sum())
+        self._positions, self._width = self._positions + len(apart), apart.shape[-1]
+
+    def result(self) -> dict[str, Any]:
+        """``argmax_agreement`` is None for a regression: one output is always the largest."""
+        return {
+            "logits_max_abs": self._largest,
+            "logits_mean_abs": self._total / (self._positions * self._width),
+            "argmax_agreement": self._same / self._positions if self._width > 1 else None,
+            "n": self._positions,
+        }
