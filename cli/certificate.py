@@ -17,6 +17,7 @@ def print_executed(console: Console, record: Record) -> None:
         proof = found["certificate"]
         lines = {
             "gap": " · ".join(filter(None, _gap(record, found["gap"]))),
+            "control": words.control(found["gap"]),
             "certificate": f"{words.products(proof)} · {words.back_end(proof)}, {words.threads(proof)}",
             "in float": words.in_float(proof),
             "weights": f"{words.weights(proof)} in memory",

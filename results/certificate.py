@@ -74,6 +74,13 @@ def agreement(gap: Mapping[str, Any]) -> str:
     return "" if share is None else f"{percent(share)} of {gap['n']:,} largest logits the same"
 
 
+def control(gap: Mapping[str, Any]) -> str:
+    """How far the simulation in float64 lies from itself in float32: what rounding alone does to this network."""
+    found = gap["control"]
+    told = [agreement(found), f"logits at most {found['logits_max_abs']:.3g} apart"]
+    return f"simulated in float64 against float32: {' · '.join(filter(None, told))}"
+
+
 def percent(share: float) -> str:
     """Two decimals, rounded down: 100 % only where nothing differs."""
     return "100 %" if share == 1 else f"{math.floor(share * 1e4 + 1e-6) / 100:.2f} %"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 DEFINITION = (
     "executed minus simulated, both run on the same batches of the evaluation set; metric: difference of the primary "
     "metric; logits: absolute differences over every logit of the attended positions; argmax agreement: share of these "
-    "positions (n) whose largest logit is the same"
+    "positions (n) whose largest logit is the same; control: the same of the simulation in float64 against that in "
+    "float32, on the first batches"
 )
+CONTROL_BATCHES = 2
+"""Batches on which the simulation is run in float64 too: how far rounding alone moves this network."""
 
 
 def evaluate_integer(
@@ -46,24 +50,40 @@ def evaluate_integer(
     both = SideBySide(quantized, integer.module)
     metrics = evaluate_network(f"executing {bits}", cfg.eval, both, task, device, progress)
     primary = next(iter(metrics))
-    gap = {"metric": metrics[primary].value - simulated[primary].value, **both.gap.result(), "definition": DEFINITION}
+    gap = {"metric": metrics[primary].value - simulated[primary].value, **both.gap.result()}
+    gap |= {"control": both.control_gap.result(), "definition": DEFINITION}
     return metrics, {"certificate": both.recorder.certificate(integer), "gap": gap}
 
 
 class SideBySide(nn.Module):
-    """Gives the executed network's output, and compares its logits with the simulated one's on the way."""
+    """Gives the executed network's output, and compares its logits with the simulated one's on the way.
+
+    On the first batches it also compares the simulation with itself in float64, which differs by rounding alone.
+    """
+
+    control: nn.Module | None
 
     def __init__(self, simulated: nn.Module, executed: nn.Module):
         super().__init__()
         self.simulated, self.executed = simulated, executed
-        self.recorder, self.gap = Recorder(), LogitGap()
+        self.control = copy.deepcopy(simulated).double()
+        self.recorder, self.gap, self.control_gap = Recorder(), LogitGap(), LogitGap()
+        self._batches = 0
 
     def forward(self, **inputs: Tensor) -> Any:
         expected = self.simulated(**inputs).logits
+        self._compare_control(expected, inputs)
         with self.recorder:
             output = self.executed(**inputs)
         self.gap.update(expected, output.logits, inputs.get("attention_mask"))
         return output
+
+    def _compare_control(self, expected: Tensor, inputs: dict[str, Tensor]) -> None:
+        if self.control is not None:
+            self.control_gap.update(expected, self.control(**inputs).logits, inputs.get("attention_mask"))
+            self._batches += 1
+            if self._batches == CONTROL_BATCHES:
+                self.control = None  # twice the float network's memory is no longer needed
 
 
 class LogitGap:

@@ -78,5 +78,6 @@ def executed() -> dict[str, Any]:
         "gap": {
             **{"metric": 0.5, "logits_max_abs": 0.0123, "logits_mean_abs": 0.0001, "argmax_agreement": 0.99954},
             **{"n": 872, "definition": "executed minus simulated"},
+            "control": {**{"logits_max_abs": 0.0119, "logits_mean_abs": 0.0001}, **{"argmax_agreement": 1.0, "n": 64}},
         },
     }

@@ -32,6 +32,8 @@ SETTINGS = {
     "asymmetric per channel": ("w4a8", {"weights": ASYMMETRIC}),
     "symmetric activations": ("w8a8", {"activations": QuantizerConfig(symmetric=True)}),
 }
+SHAPES = pytest.mark.parametrize("family", ["bert", "gpt2", "opt", "llama"])
+"""The families whose layers differ: RoBERTa and ERNIE have BERT's."""
 POST_NORM = {"do_layer_norm_before": False, "word_embed_proj_dim": 8}
 
 
@@ -77,6 +79,7 @@ def inputs_and_outputs(adapted, quantized, batch):
     return seen
 
 
+@SHAPES
 def test_every_linear_layer_is_the_simulated_one(family, setting, network, tokens):
     """Equal up to the rounding of the simulated sums; a code differs only where that error spans its boundary."""
     bits, spec = setting
@@ -111,6 +114,7 @@ def test_outputs_are_the_simulated_ones(family, head, network, tokens, output_of
     torch.testing.assert_close(executed, simulated, rtol=1e-5, atol=1e-5)
 
 
+@SHAPES
 def test_executed_is_far_closer_to_simulated_than_simulated_to_float(family, setting, network, tokens, output_of):
     bits, spec = setting
     adapted = adapt(network(family))
@@ -121,8 +125,8 @@ def test_executed_is_far_closer_to_simulated_than_simulated_to_float(family, set
     assert (executed.argmax(-1) == simulated.argmax(-1)).double().mean() > 0.99
 
 
-@pytest.mark.parametrize("make", [Clipped, Cubed])
-@pytest.mark.parametrize("gate", [None, LinearGate, AllHeadsLinearGate])
+@SHAPES
+@pytest.mark.parametrize(("make", "gate"), [(Clipped, None), (Cubed, LinearGate), (Clipped, AllHeadsLinearGate)])
 def test_probability_functions_and_gates_stay_what_they_are(family, make, gate, network, tokens, output_of):
     adapted = adapt(network(family))
     set_probability(adapted, lambda _: make(), owner="probability")
@@ -138,6 +142,7 @@ def test_projections_of_opt_read_the_tables_grid(changes, network, tokens, outpu
     torch.testing.assert_close(output_of(integer.module, tokens(seed=2)), output_of(quantized, tokens(seed=2)))
 
 
+@SHAPES
 @pytest.mark.parametrize("backend", ["auto", "tiled"])
 def test_back_ends_agree(family, backend, network, tokens, output_of):
     adapted = adapt(network(family))
@@ -150,6 +155,7 @@ def test_back_ends_agree(family, backend, network, tokens, output_of):
     assert other.claimed == reference.claimed and other.backend != "auto"
 
 
+@SHAPES
 @pytest.mark.parametrize("has_gate", [False, True])
 def test_a_quantizer_that_is_built_into_the_products_is_not_missed(
     family, has_gate, network, tokens, output_of, monkeypatch
@@ -178,6 +184,7 @@ def test_everything_in_the_body_is_claimed_and_the_head_listed(family, head, net
     assert integer.bits == "w8a8" and integer.backend == "reference" and not integer.module.training
 
 
+@SHAPES
 def test_the_float_weights_are_gone_and_the_rest_is_counted(family, network, tokens):
     adapted = adapt(network(family))
     quantized, integer = convert(adapted, tokens)
@@ -213,6 +220,7 @@ def test_weights_come_back_from_their_codes_bit_for_bit():
             assert torch.equal(weight_values(codes, quantizer.qparams), baked)
 
 
+@SHAPES
 def test_the_simulated_network_stays_as_it_is(family, network, tokens, output_of):
     adapted = adapt(network(family))
     quantized = quantize_model(adapted, QuantConfig(name="t"), "w8a8", [tokens()])
@@ -242,6 +250,7 @@ def test_what_cannot_be_executed_stays_as_it_was_and_says_why(bits, spec, layer,
     torch.testing.assert_close(output_of(integer.module, tokens()), output_of(quantized, tokens()))
 
 
+@SHAPES
 @pytest.mark.parametrize(
     ("bits", "spec", "words"),
     [
@@ -257,6 +266,7 @@ def test_nothing_to_execute_is_an_error_with_the_reason(family, bits, spec, word
         convert(adapted, tokens, bits, **spec)
 
 
+@SHAPES
 def test_scores_need_no_grid(family, network, tokens, output_of):
     adapted = adapt(network(family))
     quantized, integer = convert(adapted, tokens, exclude=("attention_scores",))
@@ -309,6 +319,7 @@ def test_an_unknown_back_end_is_refused(network, tokens):
         integer_model(quantized, adapted, "abacus")
 
 
+@SHAPES
 def test_a_deep_copy_runs_alone(family, network, tokens, output_of):
     _, integer = convert(adapt(network(family)), tokens)
     twin = copy.deepcopy(integer.module)

@@ -24,7 +24,7 @@ from qexp.results.store import Store
 from qexp.runner import devices
 from qexp.runner.compose import compose
 from qexp.runner.experiment import run_experiment
-from qexp.runner.integer import LogitGap, SideBySide
+from qexp.runner.integer import CONTROL_BATCHES, LogitGap, SideBySide
 from qexp.runner.progress import SilentProgress
 from qexp.runner.tracking import NullTracker, summary_values
 
@@ -96,6 +96,25 @@ def test_side_by_side_gives_the_executed_output() -> None:
     x = logits(1, 2, 3, 4)
     assert torch.equal(both(x=x).logits, x + 0.5)
     assert both.gap.result()["logits_max_abs"] == pytest.approx(0.5)
+
+
+def test_the_control_computes_in_float64_and_leaves_the_simulation_alone() -> None:
+    simulated = torch.nn.Linear(2, 2)
+    both = SideBySide(simulated, simulated)
+    assert both.control is not None
+    assert {p.dtype for p in both.control.parameters()} == {torch.float64}
+    assert simulated.weight.dtype == torch.float32
+
+
+def test_the_control_is_the_simulation_in_float64_on_the_first_batches() -> None:
+    both = SideBySide(Affine(0.0), Affine(0.5))
+    both.control = Affine(0.25)
+    for seed in range(CONTROL_BATCHES + 1):
+        both(x=logits(seed, 2, 4))
+    found = both.control_gap.result()
+    assert found["n"] == 2 * CONTROL_BATCHES
+    assert found["logits_max_abs"] == pytest.approx(0.25)
+    assert both.control is None
 
 
 @pytest.mark.parametrize(
