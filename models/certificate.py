@@ -127,12 +127,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         }
 
     def _product(self, integer: IntegerModel, claim: Claim) -> dict[str, Any]:
-        """The integer products of a claim, of the module that stands there now."""
+        """The integer products of a claim, of the module that stands there now; floats may hide in no part of it."""
         module = _live(integer, claim)
-        ran = Counter() if module is None else self.seen.get(module, Counter())
-        if (wrong := next(filter(_is_float_product, ran), None)) is not None:
+        ran: list[Counter[Seen]] = [] if module is None else [self.seen.get(m, Counter()) for m in module.modules()]
+        if (wrong := next((seen for part in ran for seen in part if _is_float_product(seen)), None)) is not None:
             raise IntegerError(f"{claim.name} is claimed in integers, but {wrong.op} multiplied floats in it")
-        found = {seen: calls for seen, calls in ran.items() if _is_product_of(claim, seen)}
+        found = {seen: calls for own in ran[:1] for seen, calls in own.items() if _is_product_of(claim, seen)}
         if not found:
             raise IntegerError(f"{claim.name} is claimed in integers, but no integer product was seen in it")
         first = next(iter(found))

@@ -126,6 +126,14 @@ def test_floats_beside_the_integers_are_an_error(integer, tokens):
         record(integer, tokens()).certificate(integer)
 
 
+def test_a_part_of_a_layer_that_multiplies_floats_is_an_error(integer, tokens):
+    layer = integer.module.bert.encoder.layer[0].output.dense
+    layer.part = nn.Linear(layer.in_features, layer.out_features)
+    layer.register_forward_hook(lambda module, args, out: module.part(args[0]))
+    with pytest.raises(IntegerError, match="layers.0.ffn_output .* multiplied floats"):
+        record(integer, tokens()).certificate(integer)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_attention_taken_back_to_floats_is_an_error(fused, integer, tokens):
     parts = parts_of(integer.adapted, integer.adapted.attention[1])
