@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "gemm.h"
+#include "transpose.h"
 
 namespace qexp {
 
@@ -40,6 +41,25 @@ class ReadyCodes {
         write(m, row.data());
       }
     });
+  }
+
+  // Codes that lie transposed, [k, rows]: 16 columns of them at a time become rows.
+  static ReadyCodes of_columns(const uint8_t* codes, bool is_signed, int64_t rows, const Packed& b) {
+    ReadyCodes ready(rows, b);
+    const uint8_t flip = is_signed ? 0x80 : 0;
+    const int64_t squares = (rows + SQUARE - 1) / SQUARE;
+    at::parallel_for(0, squares, ROW_GRAIN / std::max<int64_t>(b.depth * SQUARE, 1) + 1, [&](int64_t begin, int64_t end) {
+      std::vector<uint8_t> room(SQUARE * b.depth);
+      for (int64_t first = begin * SQUARE; first < std::min(end * SQUARE, rows); first += SQUARE) {
+        for (int64_t k = 0; k < b.k; k += SQUARE) {
+          transpose_part(codes + k * rows + first, rows, b.k - k, rows - first, flip, room.data() + k, b.depth);
+        }
+        for (int64_t m = first; m < std::min(first + SQUARE, rows); ++m) {
+          ready.write(m, room.data() + (m - first) * b.depth);
+        }
+      }
+    });
+    return ready;
   }
 
   // Row m from unsigned codes [depth], whatever stands beyond the weight's own depth: its weights there are zero.

@@ -1,6 +1,7 @@
 // Packing of weights: the layout, the split that keeps 16-bit sums exact, and the choice of form.
 #include "packing.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
@@ -9,6 +10,8 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
+
+#include <immintrin.h>
 
 #pragma GCC target("avx2")
 
@@ -20,6 +23,7 @@ constexpr int LIMIT = 128;  // 255 * 128 = 32640 fits 16 bits on either side of 
 // Time of one vector in each form, and of one vector of extras, relative to chain 1 (measured).
 constexpr struct { int chain; double cost; } FORMS[] = {{0, 1.25}, {1, 1.0}, {2, 0.89}, {4, 0.86}};
 constexpr double EXTRA_COST = 1.1;
+constexpr int64_t PACK_GRAIN = 65536;  // weights that a thread packs at least
 
 struct Extras {
   std::vector<int32_t> starts{0};
@@ -35,6 +39,47 @@ void fill_panels(const int8_t* b, int64_t n, int64_t k, int8_t* panels) {
     for (int64_t i = 0; i < whole; i += 4) std::memcpy(column + i * PANEL, b + i, 4);
     std::copy(b + whole, b + k, column + whole * PANEL);
   }
+}
+
+// Four rows of 16 bytes as one vector of a panel, [16, 4].
+void interleave(const int8_t* rows, int64_t stride, int8_t* to) {
+  const auto row = [&](int64_t r) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows + r * stride)); };
+  const __m128i low = _mm_unpacklo_epi8(row(0), row(1)), high = _mm_unpackhi_epi8(row(0), row(1));
+  const __m128i low2 = _mm_unpacklo_epi8(row(2), row(3)), high2 = _mm_unpackhi_epi8(row(2), row(3));
+  auto* out = reinterpret_cast<__m128i*>(to);
+  _mm_storeu_si128(out, _mm_unpacklo_epi16(low, low2));
+  _mm_storeu_si128(out + 1, _mm_unpackhi_epi16(low, low2));
+  _mm_storeu_si128(out + 2, _mm_unpacklo_epi16(high, high2));
+  _mm_storeu_si128(out + 3, _mm_unpackhi_epi16(high, high2));
+}
+
+// The same of b [k, n], which lies transposed. Groups of four in k outside: they read what is one after another.
+void fill_panels_transposed(const int8_t* b, int64_t n, int64_t k, int8_t* panels) {
+  const int64_t depth = round_up(k, DEPTH_UNIT), groups = (k + 3) / 4, grain = PACK_GRAIN / std::max<int64_t>(n, 1) + 1;
+  at::parallel_for(0, groups, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t g = begin; g < end; ++g) {
+      const int64_t rows = std::min<int64_t>(4, k - 4 * g);
+      for (int64_t first = 0; first < n; first += PANEL) {
+        const int8_t* from = b + 4 * g * n + first;
+        int8_t* to = panels + first * depth + 4 * g * PANEL;
+        if (rows == 4 && first + PANEL <= n) {
+          interleave(from, n, to);
+          continue;
+        }
+        int8_t room[4 * PANEL] = {};
+        for (int64_t r = 0; r < rows; ++r) std::memcpy(room + r * PANEL, from + r * n, std::min(PANEL, n - first));
+        interleave(room, PANEL, to);
+      }
+    }
+  });
+}
+
+void sum_columns_transposed(const int8_t* b, int64_t n, int64_t k, int32_t* sums) {
+  at::parallel_for(0, n, PACK_GRAIN / std::max<int64_t>(k, 1) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = 0; row < k; ++row) {
+      for (int64_t i = begin; i < end; ++i) sums[i] += b[row * n + i];
+    }
+  });
 }
 
 void sum_columns(const int8_t* b, int64_t n, int64_t k, int32_t* sums) {
@@ -141,10 +186,10 @@ at::Tensor unpack(at::TensorList packed) {
 
 }  // namespace
 
-FreeWeight::FreeWeight(const int8_t* b, int64_t n, int64_t k)
+FreeWeight::FreeWeight(const int8_t* b, int64_t n, int64_t k, bool transposed)
     : n_(n), k_(k), depth_(round_up(k, DEPTH_UNIT)), panels_(round_up(n, PANEL) * depth_), sums_(n) {
-  fill_panels(b, n, k, panels_.data());
-  sum_columns(b, n, k, sums_.data());
+  (transposed ? fill_panels_transposed : fill_panels)(b, n, k, panels_.data());
+  (transposed ? sum_columns_transposed : sum_columns)(b, n, k, sums_.data());
 }
 
 std::vector<at::Tensor> pack_as(const at::Tensor& b, int chain) {

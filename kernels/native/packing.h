@@ -19,10 +19,11 @@ std::vector<at::Tensor> pack_fastest(const at::Tensor& b);
 // A view of packed tensors, which must outlive it. Throws if they are not what a packing gave.
 Packed view_packed(at::TensorList tensors);
 
-// A weight in the free form without tensors, for one that is multiplied once: b [n, k] is copied.
+// A weight in the free form without tensors, for one that is multiplied once: b [n, k], or `transposed` as it lies in
+// memory, [k, n], is copied.
 class FreeWeight {
  public:
-  FreeWeight(const int8_t* b, int64_t n, int64_t k);
+  FreeWeight(const int8_t* b, int64_t n, int64_t k, bool transposed = false);
   Packed view() const { return {panels_.data(), sums_.data(), nullptr, nullptr, nullptr, n_, k_, depth_, 0}; }
 
  private:

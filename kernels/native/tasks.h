@@ -21,22 +21,27 @@ inline std::vector<int32_t> column_terms(const Packed& b, int32_t lift, int32_t 
   return terms;
 }
 
+// run(row, rows, panel) for every tile, up to 4 rows by 16 columns; `depth` is how many products each of its sums has.
+template <class Run>
+void for_each_place(int64_t all_rows, int64_t panels, int64_t depth, const Run& run) {
+  const int64_t blocks = (all_rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+  const int64_t work = std::min(all_rows, BLOCK_ROWS) * PANEL * depth;
+  at::parallel_for(0, blocks * panels, TASK_WORK / std::max<int64_t>(work, 1) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task / panels * BLOCK_ROWS, last = std::min(first + BLOCK_ROWS, all_rows);
+      for (int64_t row = first; row < last; row += TILE_ROWS) run(row, std::min(TILE_ROWS, last - row), task % panels);
+    }
+  });
+}
+
 // store(row, rows, panel, sums) for every tile; sums is [rows, 16], the raw sums of multiply_tile. Sums are integers:
 // the outcome does not depend on the number of threads.
 template <class Store>
 void for_each_tile(const Codes& a, const Packed& b, const Store& store) {
-  const int64_t panels = b.panel_count(), blocks = (a.rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
-  const int64_t work = std::min(a.rows, BLOCK_ROWS) * PANEL * b.depth;
-  at::parallel_for(0, blocks * panels, TASK_WORK / std::max<int64_t>(work, 1) + 1, [&](int64_t begin, int64_t end) {
+  for_each_place(a.rows, b.panel_count(), b.depth, [&](int64_t row, int64_t rows, int64_t panel) {
     alignas(32) int32_t sums[TILE_ROWS * PANEL];
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t first = task / panels * BLOCK_ROWS, last = std::min(first + BLOCK_ROWS, a.rows);
-      for (int64_t row = first; row < last; row += TILE_ROWS) {
-        const int64_t rows = std::min(TILE_ROWS, last - row);
-        multiply_tile(a, row, rows, b, task % panels, sums);
-        store(row, rows, task % panels, sums);
-      }
-    }
+    multiply_tile(a, row, rows, b, panel, sums);
+    store(row, rows, panel, sums);
   });
 }
 
