@@ -12,20 +12,38 @@ from qexp.results.schema import Record
 
 
 def print_executed(console: Console, record: Record) -> None:
-    """The gap and the certificate of each executed setting in a few lines."""
+    """The gap and the certificate of each executed setting in a few lines, and of a training step where it has one."""
     for bits, found in record.integer.items():
-        proof = found["certificate"]
-        lines = {
-            "gap": " · ".join(filter(None, _gap(record, found["gap"]))),
-            "control": words.control(found["gap"]),
-            "certificate": f"{words.products(proof)} · {words.back_end(proof)}, {words.threads(proof)}",
-            "in float": words.in_float(proof),
-            "weights": f"{words.weights(proof)} in memory",
-        }
-        console.print(f"[bold]{bits} executed in integers[/]", highlight=False)
-        for name, text in lines.items():
-            if text:
-                console.print(f"  {name:<11} {text}", markup=False, highlight=False, soft_wrap=True)
+        proof, gap = found["certificate"], found.get("gap")
+        if not proof["products"]:
+            console.print(f"[bold]{bits}: simulated, not executed[/] · {words.in_float(proof)}", highlight=False)
+            continue
+        _print_lines(
+            console,
+            f"{bits} executed in integers",
+            {
+                "gap": " · ".join(filter(None, _gap(record, gap))) if gap else "",
+                "control": words.control(gap) if gap else "",
+                **_proof(proof),
+                "weights": f"{words.weights(proof)} in memory" if words.weights(proof) else "",
+            },
+        )
+    for method, proof in record.training.get("certificates", {}).items():
+        _print_lines(console, f"{method}: a training step", _proof(proof))
+
+
+def _proof(proof: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "certificate": f"{words.products(proof)} · {words.back_end(proof)}, {words.threads(proof)}",
+        "in float": words.in_float(proof),
+    }
+
+
+def _print_lines(console: Console, heading: str, lines: Mapping[str, str]) -> None:
+    console.print(f"[bold]{heading}[/]", highlight=False)
+    for name, text in lines.items():
+        if text:
+            console.print(f"  {name:<11} {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _gap(record: Record, gap: Mapping[str, Any]) -> list[str]:
@@ -50,7 +68,7 @@ def print_certificate(console: Console, bits: str, proof: Mapping[str, Any]) -> 
         _print_grid(console, ("product in float", "op", "why", "calls"), floats)
     others = ", ".join(f"{name} {calls:,}" for name, calls in proof["float_operations"].items())
     tables = words.by_role(f"{table['name']} ({table['stored']})" for table in proof["embeddings"])
-    lines = {"embeddings": tables, "weights": words.weights(proof), "other operations in float": others}
+    lines = {"embeddings": tables, "weights": words.weights(proof) or "", "other operations in float": others}
     for name, text in lines.items():
         if text:
             console.print(f"{name}: {text}", markup=False, highlight=False, soft_wrap=True)

@@ -111,6 +111,6 @@ def _report(record: Record, store: Store, quiet: bool, as_json: bool) -> None:
 
         from qexp.cli.summary import print_summary
 
-        print_summary(Console(), record, path)
+        print_summary(Console(), record, store)
     if record.status != "finished":
         print(f"qexp: {record.status}: {record.message}", file=sys.stderr)

@@ -14,6 +14,7 @@ from qexp.conf.errors import UserError
 
 if TYPE_CHECKING:
     from qexp.results.schema import Record
+    from qexp.results.store import Store
 
 EPILOG = (
     "[bold]Examples[/]\n\n"
@@ -50,10 +51,10 @@ def show(
     if as_json:
         typer.echo(to_json(record), nl=False)
     else:
-        _show_record(record, store.path(record.config["table"], record.cell_id))
+        _show_record(record, store)
 
 
-def _show_record(record: Record, path: Path) -> None:
+def _show_record(record: Record, store: Store) -> None:
     from rich.console import Console
 
     from qexp.cli.certificate import print_certificate
@@ -61,7 +62,7 @@ def _show_record(record: Record, path: Path) -> None:
     from qexp.runner.rerun import overrides_for
 
     console = Console()
-    print_summary(console, record, path)
+    print_summary(console, record, store)
     made = record.provenance
     facts = [f"qexp {made.get('qexp', '?')}", f"torch {made.get('packages', {}).get('torch', '?')}"]
     facts += [str(made["started"])] if "started" in made else []
@@ -75,6 +76,8 @@ def _show_record(record: Record, path: Path) -> None:
             console.print(f"{name:<9} {text}", markup=False, highlight=False, soft_wrap=True)
     for bits, found in record.integer.items():
         print_certificate(console, bits, found["certificate"])
+    for method, proof in record.training.get("certificates", {}).items():
+        print_certificate(console, f"a training step of {method}", proof)
 
 
 def _show_sites(overrides: list[str], as_json: bool) -> None:

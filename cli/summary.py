@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,16 +10,18 @@ from rich.table import Table
 
 from qexp.cli.certificate import print_executed
 from qexp.cli.progress import duration
-from qexp.results.schema import INTEGER, Metric, Record
+from qexp.results.schema import INTEGER, OWN, Metric, Record
+from qexp.results.store import Store
 
 STATUS_STYLE = {"finished": "green"}
 
 
-def print_summary(console: Console, record: Record, path: Path) -> None:
-    """Print ``record``, kept at ``path``. The definition of every metric stands below its figures."""
+def print_summary(console: Console, record: Record, store: Store) -> None:
+    """Print ``record`` of ``store``, beside the baseline's if there is one. Metrics are defined below the figures."""
+    path = store.path(record.config["table"], record.cell_id)
     _print_head(console, record)
     if record.metrics:
-        console.print(_figures(record))
+        console.print(_figures(record, _baseline(record, store)))
     for name, definition in _definitions(record).items():
         console.print(f"[dim]{name}: {escape(definition)}[/]", highlight=False)
     print_executed(console, record)
@@ -48,8 +49,17 @@ def _print_head(console: Console, record: Record) -> None:
         console.print(record.message, style="red", markup=False)
 
 
-def _figures(record: Record) -> Table:
-    """One row a setting; each metric with its difference from the float model's."""
+def _baseline(record: Record, store: Store) -> Record | None:
+    """The record of the same experiment without its methods, if it was run."""
+    from qexp.runner.provenance import cell_id
+    from qexp.runner.rerun import baseline_of
+
+    config = baseline_of(record.config)
+    return None if config is None else store.load(cell_id(config))
+
+
+def _figures(record: Record, baseline: Record | None) -> Table:
+    """One row a setting; each metric with its difference from the float model's. The baseline's float model is last."""
     grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     names = list(dict.fromkeys(name for by_name in record.metrics.values() for name in by_name))
     grid.add_column("setting")
@@ -62,12 +72,20 @@ def _figures(record: Record) -> Table:
         for name in names:
             cells += _value_and_difference(by_name.get(name), None if setting == "float" else base.get(name))
         grid.add_row(*cells)
+    if baseline is not None and "float" in baseline.metrics:
+        found = baseline.metrics["float"]
+        cells = [f"{baseline.config['method'][0]['name']} float"]
+        grid.add_row(*cells, *(cell for n in names for cell in _value_and_difference(found.get(n), base.get(n))))
     return grid
 
 
 def _named(setting: str, record: Record) -> str:
     """``w8a8``, or where it was also executed ``w8a8 simulated`` and ``w8a8 executed``."""
     bits = setting.removesuffix(INTEGER)
+    if bits == OWN:
+        return (
+            f"{' + '.join(m['name'] for m in record.config['method'])} {'simulated' if setting == OWN else 'executed'}"
+        )
     return setting if bits not in record.integer else f"{bits} {'simulated' if setting == bits else 'executed'}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from qexp.conf.schema import QuantConfig
+from qexp.methods import registry
+from qexp.models.certificate import Recorder
 from qexp.models.sites import AdaptedModel
 
 Batch = Mapping[str, Tensor]
@@ -39,6 +41,15 @@ class ParameterRule:
     weight_decay: float | None = None
 
 
+@dataclass(frozen=True)
+class Execution:
+    """A network as its method computes it. ``certify`` makes a certificate of what a recorder saw of it; where that
+    lists no integer products, the figures are simulated ones."""
+
+    module: nn.Module
+    certify: Callable[[Recorder], dict[str, Any]]
+
+
 class BaseMethod:
     """Identity at every point. A method's ``Settings`` are in ``methods/<name>/settings.py``, without torch."""
 
@@ -50,6 +61,11 @@ class BaseMethod:
 
     def __init__(self, settings: Any):
         self.settings = settings
+
+    @property
+    def acts_in_training(self) -> bool:
+        """False where the network is trained as without the method: it then shares the trained network of others."""
+        return registry.acts_in_training(self.settings)
 
     def prepare(self, model: AdaptedModel, *, max_length: int, pretrained: bool) -> Surgery:
         """Before training: swap attention parts, insert quantizers, install scales.
@@ -67,6 +83,28 @@ class BaseMethod:
 
     def after_step(self, model: AdaptedModel, step: int) -> None:
         return None
+
+    def certify_step(self, model: AdaptedModel, recorder: Recorder) -> dict[str, Any]:
+        """The certificate of a training step that ``recorder`` saw, forward and backward, for who claims something.
+
+        Raises ``RunError`` for a claim that does not hold.
+        """
+        raise NotImplementedError
+
+    def finish(self, model: AdaptedModel) -> None:
+        """After training: take away what is no part of the network to be evaluated."""
+        return None
+
+    def execute(self, model: AdaptedModel, backend: str) -> Execution | None:
+        """A copy of the network in the method's own arithmetic, evaluated beside the float network; None for none.
+
+        ``backend`` is of ``kernels.int8``.
+        """
+        return None
+
+    def analyse(self, model: AdaptedModel, batches: Iterable[Batch]) -> dict[str, Any]:
+        """What the method measures of the trained float network on evaluation inputs: the record's ``analysis``."""
+        return {}
 
     def convert(self, model: AdaptedModel, spec: QuantConfig, bits: str, batches: Iterable[Batch]) -> nn.Module:
         """The network evaluated as ``bits`` (``"w8a8"``): by default post-training quantization at every site.

@@ -5,16 +5,19 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 import qexp.methods
 from qexp.conf.errors import UserError
+from qexp.conf.schema import MethodChoice
 
 if TYPE_CHECKING:
     from qexp.methods.base import BaseMethod
+
+BASELINE = "vanilla"
 
 
 def names() -> tuple[str, ...]:
@@ -49,6 +52,23 @@ def validate(name: str, settings: Mapping[str, Any]) -> Any:
         got = f", not {first['input']!r}" if key else ""
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"method.{key or name}: {message}{got}") from None
+
+
+def acts_in_training(settings: Any) -> bool:
+    """Whether a method with these settings changes what is trained: its ``Settings`` may say that it does not."""
+    return bool(getattr(settings, "acts_in_training", True))
+
+
+def trained_with(choices: Sequence[MethodChoice]) -> tuple[MethodChoice, ...]:
+    """The methods that a network is trained with: those of ``choices`` that act in training, or the baseline."""
+    acting = tuple(choice for choice in choices if acts_in_training(validate(choice.name, choice.settings)))
+    return acting or (MethodChoice(BASELINE),)
+
+
+def in_integers(choices: Sequence[MethodChoice]) -> bool:
+    """Whether one of the methods multiplies integers itself; a method's ``Settings`` may say so."""
+    settings = (validate(choice.name, choice.settings) for choice in choices)
+    return any(getattr(one, "in_integers", False) for one in settings)
 
 
 def create(name: str, settings: Mapping[str, Any]) -> BaseMethod:

@@ -27,6 +27,8 @@ from qexp.models.integer_conversion import Claim, why_without_sites
 
 FUSED_ATTENTION = "qexp::int8_attention"
 """The native operator that holds both products of attention."""
+FUSED_FIXED_POINT = "qexp::fixed_point_product"
+"""The native operator that adds up products of int8 tiles: see ``kernels/fixed_point/products.py``."""
 _PRODUCT = re.compile(
     r"::_*(\w+_)?(b?mm|addb?mm|baddbmm|addmv|mv|(v|vec)?dot|inner|matmul|linear|(b|tr)ilinear|einsum"
     r"|tensordot|conv\w*[123]d|convolution|cdist|scaled_dot_product|attention)(_\w+)?$"
@@ -59,6 +61,16 @@ class Seen(NamedTuple):
         """Whether it took floats or, from nothing, made some."""
         types = self.operands or (self.result,)
         return any(dtype.is_floating_point or dtype.is_complex for dtype in types if dtype is not None)
+
+    @property
+    def is_integer_product(self) -> bool:
+        """Whether it is a back end's exact product of codes."""
+        return self.op in _integer_products()
+
+    @property
+    def is_float_product(self) -> bool:
+        """Whether it summed products of floats."""
+        return self.is_float and not self.is_integer_product and _PRODUCT.search(self.op) is not None
 
 
 @dataclass
@@ -121,7 +133,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             "bits": integer.bits,
             "products": [self._product(integer, claim) for claim in integer.claimed if claim.kind != "embedding"],
             "in_float": list(self._in_float(integer)),
-            "float_operations": self._float_operations(),
+            "float_operations": self.float_operations(),
             "embeddings": [_embedding(integer, claim) for claim in integer.claimed if claim.kind == "embedding"],
             "weights": {**asdict(memory), "ratio": round(memory.ratio, 4)},
         }
@@ -130,7 +142,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         """The integer products of a claim, of the module that stands there now; floats may hide in no part of it."""
         module = _live(integer, claim)
         ran: list[Counter[Seen]] = [] if module is None else [self.seen.get(m, Counter()) for m in module.modules()]
-        if (wrong := next((seen for part in ran for seen in part if _is_float_product(seen)), None)) is not None:
+        if (wrong := next((seen for part in ran for seen in part if seen.is_float_product), None)) is not None:
             raise IntegerError(f"{claim.name} is claimed in integers, but {wrong.op} multiplied floats in it")
         found = {seen: calls for own in ran[:1] for seen, calls in own.items() if _is_product_of(claim, seen)}
         if not found:
@@ -150,7 +162,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         names = {module: name for name, module in integer.module.named_modules()}
         listed = {layer.module: (layer.name, layer.why) for layer in integer.in_float}
         for module, ran in self.seen.items():
-            found = {seen: calls for seen, calls in ran.items() if _is_float_product(seen)}
+            found = {seen: calls for seen, calls in ran.items() if seen.is_float_product}
             if not found:
                 continue
             path = names.get(module) if module is not None else None
@@ -160,7 +172,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
                 name, why = listed.get(path) or (path, why_without_sites(integer.adapted, path))
             yield {"name": name, "op": _names(found), "why": why, "calls": sum(found.values())}
 
-    def _float_operations(self) -> dict[str, int]:
+    def float_operations(self) -> dict[str, int]:
         """Everything else that computed with floats, the most frequent first."""
         counts: Counter[str] = Counter()
         for ran in self.seen.values():
@@ -184,7 +196,8 @@ def _integer_products() -> dict[str, tuple[str, ...]]:
     """Operator -> the back ends whose exact product it is."""
     backends = [find(name) for name in NAMES if name != "auto"]
     ops = {op for backend in backends for op in backend.products}
-    return {op: tuple(b.name for b in backends if op in b.products) for op in ops} | {FUSED_ATTENTION: ("native",)}
+    listed = {op: tuple(b.name for b in backends if op in b.products) for op in ops}
+    return listed | {FUSED_ATTENTION: ("native",), FUSED_FIXED_POINT: ("native",)}
 
 
 def _backend_of(op: str, preferred: str) -> str:
@@ -192,13 +205,9 @@ def _backend_of(op: str, preferred: str) -> str:
     return preferred if preferred in names else names[0]
 
 
-def _is_float_product(seen: Seen) -> bool:
-    return seen.is_float and seen.op not in _integer_products() and _PRODUCT.search(seen.op) is not None
-
-
 def _is_product_of(claim: Claim, seen: Seen) -> bool:
     """Attention calls its probability function between its two products, unless one operator does all of it."""
-    if seen.op not in _integer_products():
+    if not seen.is_integer_product:
         return False
     if claim.kind == "linear":
         return seen.op != FUSED_ATTENTION

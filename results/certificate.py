@@ -9,15 +9,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 Certificate = Mapping[str, Any]
-_LAYER = re.compile(r"\blayers\.\d+\.")
+_LAYER = re.compile(r"\b(layers|layer|h)\.\d+\.")
+"""A layer's number in the name of a site, or of a module of the families."""
 
 
 def products(certificate: Certificate) -> str:
     """``48 of 50 products in int8: 36 linear, 12 attention``: of all that a forward pass multiplies."""
     kinds = {product["name"]: product["kind"] for product in certificate["products"]}
-    linear = sum(kind == "linear" for kind in kinds.values())
-    total = len(kinds) + len({product["name"] for product in certificate["in_float"]})
-    return f"{len(kinds)} of {total} products in int8: {linear} linear, {len(kinds) - linear} attention"
+    attention = sum(kind.startswith("attention") for kind in kinds.values())
+    passes = ", forward and backward" if "backward" in kinds.values() else ""
+    total = len({*kinds, *(product["name"] for product in certificate["in_float"])})
+    return f"{len(kinds)} of {total} products in int8: {len(kinds) - attention} linear, {attention} attention{passes}"
 
 
 def back_end(certificate: Certificate) -> str:
@@ -49,8 +51,10 @@ def by_role(names: Iterable[str]) -> str:
 
 
 def weights(certificate: Certificate) -> str:
-    """``10.6 MB instead of 42.0 MB (0.252 ×)``: the weights that became integers, in memory."""
-    found = certificate["weights"]
+    """``10.6 MB instead of 42.0 MB (0.252 ×)``: the weights that became integers, in memory; empty where none did."""
+    found = certificate.get("weights")
+    if found is None:
+        return ""
     return (
         f"{megabytes(found['integer_bytes'])} instead of {megabytes(found['converted_float32_bytes'])} "
         f"({found['ratio']:.3f} ×)"

@@ -123,7 +123,7 @@ def outlier_dims(values: Array) -> list[int]:
     return [int(dim) for dim in order if factor[dim] > LABEL_FACTOR]
 
 
-def _figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
+def make_figure(width: float, height: float, title: str) -> Figure:
     """A figure [inches] without pyplot: no global state, no window system, nothing to close."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -131,6 +131,11 @@ def _figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, size=10)
+    return figure
+
+
+def _figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
+    figure = make_figure(width, height, title)
     return figure, figure.add_subplot()
 
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 RECORD_VERSION = 1
 INTEGER = ".integer"
 """Ending of a setting that was executed in integers: ``w8a8.integer`` beside the simulated ``w8a8``."""
+OWN = "method"
+"""Setting of the network as its method computes it: simulated, or ``method.integer`` where it was executed."""
 Status = Literal["finished", "diverged", "failed", "interrupted"]
 
 
@@ -30,9 +32,10 @@ class Metric:
 class Record:
     """One experiment from configuration to figures, as kept in ``<results_dir>/<table>/<cell_id>.json``.
 
-    ``metrics``: setting (``float``, ``w8a8``, ``w8a8.integer``) -> metric name -> :class:`Metric`.
+    ``metrics``: setting (``float``, ``w8a8``, ``w8a8.integer``, ``method``) -> metric name -> :class:`Metric`.
     ``outliers``: ``{"summary": {...}, "sites": {site name: {...}}}`` of the float model, empty where not measured.
-    ``integer``: bits -> ``{"certificate": {...}, "gap": {...}}``: what really ran for the figures of ``w8a8.integer``.
+    ``integer``: bits -> ``{"certificate": {...}, "gap": {...}}``: what really ran for the figures of ``w8a8.integer``;
+    ``method`` has no gap, since nothing is simulated beside it.
 
     Raises:
         ValueError: for executed figures without a certificate that lists integer products: they prove nothing.
@@ -45,6 +48,8 @@ class Record:
     metrics: dict[str, dict[str, Metric]] = field(default_factory=dict)
     outliers: dict[str, Any] = field(default_factory=dict)
     integer: dict[str, Any] = field(default_factory=dict)
+    analysis: dict[str, Any] = field(default_factory=dict)
+    """What the methods measured of themselves, by method name."""
     timings: dict[str, float] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     """Steps done, final loss, the curve of logged losses, and every site that the methods replaced."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from qexp.conf.errors import UserError
+from qexp.conf.schema import ExperimentConfig
+from qexp.methods.registry import in_integers
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +61,22 @@ def require_backend(name: str, device: torch.device, say: Callable[[str], None])
         backends.select(name, device.type)
     except ValueError as error:
         raise UserError(f"kernels.int8={name}: {error}") from error
+
+
+@contextmanager
+def backend_in_use(cfg: ExperimentConfig, device: torch.device, say: Callable[[str], None]) -> Iterator[None]:
+    """``kernels.int8`` as the back end of every integer product meanwhile, settled before anything is trained.
+
+    An experiment without any leaves all as it is. Raises ``UserError`` as :func:`require_backend` does.
+    """
+    if not (cfg.eval.integer or cfg.kernels.int8 != "auto" or in_integers(cfg.method)):
+        yield
+        return
+    require_backend(cfg.kernels.int8, device, say)
+    from qexp.kernels.int8 import use
+
+    with use(cfg.kernels.int8):
+        yield
 
 
 def build_native(say: Callable[[str], None]) -> str | None:

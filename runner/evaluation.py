@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
-from qexp.conf.errors import UserError
+from qexp.conf.errors import RunError, UserError
 from qexp.conf.schema import EvalConfig, ExperimentConfig
+from qexp.kernels.fixed_point.mapping import NotFiniteError
 from qexp.methods.base import BaseMethod, Batch
+from qexp.models.certificate import Recorder
 from qexp.models.statistics import measure_outliers
 from qexp.results.schema import Metric
 from qexp.runner.trained import Trained
@@ -49,13 +51,58 @@ def evaluate_network(
         return task.evaluate(network, cfg.batch_size, device, lambda done, total: progress.advance(done, total))
 
 
+def own_arithmetic(
+    cfg: ExperimentConfig, trained: Trained, task: Task, device: torch.device, progress: ProgressReporter
+) -> tuple[dict[str, Metric], dict[str, Any]] | None:
+    """Metrics and certificate of the network as its method computes it; None where no method has its own arithmetic.
+
+    Raises:
+        UserError: if two have. RunError: for NaN or infinity, or if a claim of integers does not hold.
+    """
+    own = [method for method in trained.methods if type(method).execute is not BaseMethod.execute]
+    if len(own) > 1:
+        raise UserError(f"methods {_names(own)} each compute the network in their own way; choose one")
+    execution = own[0].execute(trained.model, cfg.kernels.int8) if own else None
+    if execution is None:
+        return None
+    watched = Watched(execution.module)
+    try:
+        metrics = evaluate_network(f"executing {own[0].name}", cfg.eval, watched, task, device, progress)
+    except NotFiniteError as error:
+        raise RunError(str(error)) from error
+    return metrics, execution.certify(watched.recorder)
+
+
+class Watched(torch.nn.Module):
+    """A network with a recorder of all that it dispatches."""
+
+    def __init__(self, network: torch.nn.Module):
+        super().__init__()
+        self.network, self.recorder = network, Recorder()
+
+    def forward(self, **inputs: torch.Tensor) -> Any:
+        with self.recorder:
+            return self.network(**inputs)
+
+
+def analysis(
+    cfg: EvalConfig, trained: Trained, task: Task, device: torch.device, progress: ProgressReporter
+) -> dict[str, Any]:
+    """Method -> what it measures of the float network, on the batches that outliers are measured on."""
+    found = {}
+    for method in trained.methods:
+        if type(method).analyse is not BaseMethod.analyse:
+            batches = _first_batches(cfg, task, device)
+            with _phase(progress, f"analysing {method.name}", len(batches)):
+                found[method.name] = method.analyse(trained.model, _reporting(batches, progress))
+    return found
+
+
 def outliers(
     cfg: EvalConfig, trained: Trained, task: Task, device: torch.device, progress: ProgressReporter
 ) -> dict[str, Any]:
     """Outlier statistics of the float network on the first ``outlier_batches`` batches of the evaluation set."""
-    examples = task.evaluation()
-    loader = DataLoader(examples, batch_size=cfg.batch_size, collate_fn=task.collator)
-    batches = [_inputs(batch, device) for _, batch in zip(range(cfg.outlier_batches), loader, strict=False)]
+    batches = _first_batches(cfg, task, device)
     with _phase(progress, "measuring outliers", len(batches)):
         return measure_outliers(trained.model, _reporting(batches, progress))
 
@@ -68,6 +115,11 @@ def calibration_batches(cfg: ExperimentConfig, task: Task, device: torch.device)
     return [_inputs(batch, device) for batch in loader]
 
 
+def _first_batches(cfg: EvalConfig, task: Task, device: torch.device) -> list[Batch]:
+    loader = DataLoader(task.evaluation(), batch_size=cfg.batch_size, collate_fn=task.collator)
+    return [_inputs(batch, device) for _, batch in zip(range(cfg.outlier_batches), loader, strict=False)]
+
+
 def write_heatmaps(found: dict[str, Any], folder: Path, title: str) -> dict[str, str]:
     from qexp.results.heatmap import write_heatmaps as draw
 
@@ -78,8 +130,12 @@ def _converter(trained: Trained) -> BaseMethod:
     """The one method that converts in its own way, or the first, whose conversion is then the default."""
     own = [method for method in trained.methods if type(method).convert is not BaseMethod.convert]
     if len(own) > 1:
-        raise UserError(f"methods {' and '.join(method.name for method in own)} both convert the model; choose one")
+        raise UserError(f"methods {_names(own)} both convert the model; choose one")
     return (own or list(trained.methods))[0]
+
+
+def _names(methods: Sequence[BaseMethod]) -> str:
+    return " and ".join(method.name for method in methods)
 
 
 def _inputs(batch: Batch, device: torch.device) -> Batch:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qexp.conf.schema import ExperimentConfig
-from qexp.results.schema import Metric, Record
+from qexp.results.schema import INTEGER, OWN, Metric, Record
 from qexp.results.store import Store
 from qexp.runner.compose import to_dict
 from qexp.runner.disk import full_disk_explained
@@ -32,6 +32,7 @@ class Findings:
     metrics: dict[str, dict[str, Metric]] = field(default_factory=dict)
     outliers: dict[str, Any] = field(default_factory=dict)
     integer: dict[str, Any] = field(default_factory=dict)
+    analysis: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
@@ -77,6 +78,7 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
         metrics=findings.metrics,
         outliers=findings.outliers,
         integer=findings.integer,
+        analysis=findings.analysis,
         timings=findings.timings,
         training=findings.training,
         artifacts=findings.artifacts,
@@ -101,15 +103,27 @@ def _filed(record: Record, table: str, store: Store) -> Record:
 def _measure(
     cfg: ExperimentConfig, cell: str, store: Store, findings: Findings, tracker: Tracker, progress: ProgressReporter
 ) -> None:
-    from qexp.runner import evaluation
-    from qexp.runner.devices import prepare_process, require_backend, resolve_device
-    from qexp.runner.trained import obtain
+    from qexp.runner.devices import backend_in_use, prepare_process, resolve_device
 
     device = resolve_device(cfg.device)
     prepare_process(cfg.seed, cfg.threads)
+    with backend_in_use(cfg, device, progress.message):
+        _measure_on(device, cfg, cell, store, findings, tracker, progress)
+
+
+def _measure_on(
+    device: torch.device,
+    cfg: ExperimentConfig,
+    cell: str,
+    store: Store,
+    findings: Findings,
+    tracker: Tracker,
+    progress: ProgressReporter,
+) -> None:
+    from qexp.runner import evaluation
+    from qexp.runner.trained import obtain
+
     with findings.timed("prepare"):
-        if cfg.eval.integer or cfg.kernels.int8 != "auto":
-            require_backend(cfg.kernels.int8, device, progress.message)
         task, tokenizer = prepare_task(cfg, progress)
     findings.data_fingerprint = task.fingerprint
     with findings.timed("train"):
@@ -120,11 +134,33 @@ def _measure(
         findings.metrics["float"] = evaluation.evaluate_network(
             "evaluating float", cfg.eval, network, task, device, progress
         )
+    _own_arithmetic(cfg, findings, trained, task, device, progress)
     if cfg.eval.outliers:
         with findings.timed("outliers"):
             _outliers(cfg, cell, store, findings, trained, task, progress)
+        with findings.timed("analyse"):
+            _analyse(cfg, cell, store, findings, trained, task, progress)
     for bits in cfg.quant.bits:
         _setting(cfg, bits, findings, trained, task, device, progress)
+
+
+def _own_arithmetic(
+    cfg: ExperimentConfig,
+    findings: Findings,
+    trained: Trained,
+    task: Task,
+    device: torch.device,
+    progress: ProgressReporter,
+) -> None:
+    """The network in the arithmetic of a method that has one: with a certificate of integer products, executed."""
+    from qexp.runner import evaluation
+
+    with findings.timed(f"evaluate.{OWN}"):
+        found = evaluation.own_arithmetic(cfg, trained, task, device, progress)
+    if found is not None:
+        metrics, certificate = found
+        findings.metrics[OWN + INTEGER if certificate["products"] else OWN] = metrics
+        findings.integer[OWN] = {"certificate": certificate}
 
 
 def _setting(
@@ -166,6 +202,27 @@ def prepare_task(cfg: ExperimentConfig, progress: ProgressReporter) -> tuple[Tas
         return build_task(cfg.task, corpus, tokenizer, objective, length, cfg.seed, cache), tokenizer
     finally:
         progress.finish()
+
+
+def _analyse(
+    cfg: ExperimentConfig,
+    cell: str,
+    store: Store,
+    findings: Findings,
+    trained: Trained,
+    task: Task,
+    progress: ProgressReporter,
+) -> None:
+    """What the methods measure of the float network, and pictures of it."""
+    from qexp.results.pictures import draw
+    from qexp.runner import evaluation
+
+    device = next(trained.model.module.parameters()).device
+    findings.analysis = evaluation.analysis(cfg.eval, trained, task, device, progress)
+    if cfg.eval.heatmaps and findings.analysis:
+        folder = store.files(cfg.table, cell)
+        names = draw(findings.analysis, folder, f"{cfg.model.name} on {cfg.task.name}")
+        findings.artifacts |= {what: f"{folder.name}/{name}" for what, name in names.items()}
 
 
 def _outliers(

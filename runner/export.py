@@ -118,13 +118,13 @@ def load_exported(folder: Path | str, backend: str = "auto") -> IntegerModel:
     """
     from qexp.models.integer_saving import load_integer
     from qexp.models.saving import read_settings
-    from qexp.runner.trained import create_methods, prepare_methods
+    from qexp.runner.trained import as_evaluated, create_methods
 
     settings = read_settings(folder)
 
     def apply(model: AdaptedModel, methods: list[dict[str, Any]]) -> None:
         chosen = create_methods([MethodChoice(**method) for method in methods])
-        prepare_methods(model, chosen, settings["max_length"], settings["pretrained"])
+        as_evaluated(model, chosen, settings["max_length"], settings["pretrained"])
 
     return load_integer(folder, apply, backend)
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from qexp.conf.schema import (
     VOLATILE_SUBKEYS,
     ExperimentConfig,
 )
+from qexp.methods.registry import trained_with
 from qexp.results.schema import RECORD_VERSION
 
 PACKAGES = (
@@ -42,8 +43,9 @@ def cell_id(cfg: ExperimentConfig) -> str:
 
 
 def training_id(cfg: ExperimentConfig) -> str:
-    """Identity of a trained model: like :func:`cell_id`, without the keys that act only after training."""
-    return _digest({"training": _without(_identity(cfg), EVALUATION_KEYS, EVALUATION_SUBKEYS)})
+    """Identity of a trained model: like :func:`cell_id`, without the keys and methods that act only after training."""
+    trained = replace(cfg, method=trained_with(cfg.method))
+    return _digest({"training": _without(_identity(trained), EVALUATION_KEYS, EVALUATION_SUBKEYS)})
 
 
 def _identity(cfg: ExperimentConfig) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from qexp.conf.catalog import GROUPS, choices
-from qexp.conf.schema import ExperimentConfig
+from qexp.conf.schema import ExperimentConfig, MethodChoice
+from qexp.methods.registry import BASELINE
 from qexp.results.select import flatten
 from qexp.runner.checking import check
 from qexp.runner.compose import compose_dict, compose_difference
@@ -24,6 +26,13 @@ def config_of(data: Mapping[str, Any]) -> ExperimentConfig:
     """The checked configuration that a record keeps as plain data."""
     methods = {choice["name"]: choice["settings"] for choice in data["method"]}
     return check({key: value for key, value in data.items() if key != "method"}, methods)
+
+
+def baseline_of(config: Mapping[str, Any]) -> ExperimentConfig | None:
+    """The same experiment without its methods; None for one that is the baseline itself."""
+    full = config_of(config)
+    baseline = (MethodChoice(BASELINE),)
+    return None if full.method == baseline else replace(full, method=baseline)
 
 
 def overrides_for(config: Mapping[str, Any]) -> list[str]:

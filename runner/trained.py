@@ -43,6 +43,11 @@ def create_methods(choices: Sequence[MethodChoice]) -> tuple[BaseMethod, ...]:
     return tuple(registry.create(choice.name, choice.settings) for choice in choices)
 
 
+def acting(methods: Sequence[BaseMethod]) -> tuple[BaseMethod, ...]:
+    """Those that change what is trained; the others only look at the trained network, which they share with others."""
+    return tuple(method for method in methods if method.acts_in_training)
+
+
 def prepare_methods(model: AdaptedModel, methods: Sequence[BaseMethod], max_length: int, pretrained: bool) -> Surgery:
     """Let each method change the network, in order.
 
@@ -56,6 +61,13 @@ def prepare_methods(model: AdaptedModel, methods: Sequence[BaseMethod], max_leng
             raise UserError(f"method={method.name} found nothing to change in a {model.family} model")
         replaced += list(surgery.replaced)
     return Surgery(tuple(replaced))
+
+
+def as_evaluated(model: AdaptedModel, methods: Sequence[BaseMethod], max_length: int, pretrained: bool) -> None:
+    """Bring a network with fresh weights to the form in which ``methods`` leave a trained one."""
+    prepare_methods(model, methods, max_length, pretrained)
+    for method in methods:
+        method.finish(model)
 
 
 def obtain(
@@ -74,12 +86,16 @@ def obtain(
     methods = create_methods(cfg.method)
     network = load_model(cfg.model, task.objective, task.num_labels, tokenizer, cfg.task.max_length, cfg.seed)
     model = adapt(network)
-    surgery = prepare_methods(model, methods, cfg.task.max_length, is_pretrained(cfg.model))
+    active = acting(methods)
+    surgery = prepare_methods(model, active, cfg.task.max_length, is_pretrained(cfg.model))
     model.module.to(device)
     facts: dict[str, Any] = {"steps": 0, "replaced": [asdict(change) for change in surgery.replaced]}
     if cfg.train.max_steps:
         partial = home.with_name(f"{home.name}.partial")
-        facts |= asdict(train(cfg, model, methods, task, partial, device, progress, tracker))
+        facts |= asdict(train(cfg, model, active, task, partial, device, progress, tracker))
+    for method in active:
+        method.finish(model)
+    if cfg.train.max_steps:
         if cfg.train.keep_model:
             save_model(model, tokenizer, home, own_settings(cfg, facts))
         discard(partial)
@@ -90,7 +106,7 @@ def obtain(
 def own_settings(cfg: ExperimentConfig, facts: dict[str, Any]) -> dict[str, Any]:
     """What a saved network keeps beside its weights, so that its methods can be put in place again."""
     return {
-        "methods": [asdict(choice) for choice in cfg.method],
+        "methods": [asdict(choice) for choice in registry.trained_with(cfg.method)],
         "max_length": cfg.task.max_length,
         "pretrained": is_pretrained(cfg.model),
         "training": facts,
@@ -103,7 +119,7 @@ def _load(
     methods = create_methods(cfg.method)
 
     def apply(model: AdaptedModel, _: list[dict[str, Any]]) -> None:
-        prepare_methods(model, methods, cfg.task.max_length, is_pretrained(cfg.model))
+        as_evaluated(model, acting(methods), cfg.task.max_length, is_pretrained(cfg.model))
 
     try:
         model, settings = load_saved(home, task.objective, task.num_labels, apply)

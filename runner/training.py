@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,10 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import ExperimentConfig, TrainConfig
+from qexp.kernels.fixed_point.mapping import NotFiniteError
 from qexp.methods.base import BaseMethod, ParameterRule
 from qexp.models.capture import capture
+from qexp.models.certificate import Recorder
 from qexp.models.quiet import quiet
 from qexp.models.sites import AdaptedModel
 from qexp.runner import checkpoints
@@ -32,11 +34,11 @@ if TYPE_CHECKING:
 
 
 class Diverged(Exception):
-    """The loss became NaN or infinite. ``step`` is the last finished optimizer step."""
+    """NaN or infinity in the loss, or in a tensor that a method maps. ``step`` is the last finished optimizer step."""
 
-    def __init__(self, step: int, loss: float):
-        super().__init__(f"the loss became {loss} after step {step}")
-        self.step, self.loss = step, loss
+    def __init__(self, step: int, what: str):
+        super().__init__(f"{what} after step {step}")
+        self.step = step
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class TrainingResult:
     curve: list[dict[str, float]]
     """Logged figures, each with its ``step``: ``loss``, ``learning_rate``, ``grad_norm``."""
     resumed_from: int | None = None
+    certificates: dict[str, Any] = field(default_factory=dict)
+    """Method -> what the first step of this process really multiplied, for methods that claim something of it."""
 
 
 def train(
@@ -88,6 +92,7 @@ def train(
         final_loss=curve[-1]["loss"] if curve else float(output.training_loss),
         curve=curve,
         resumed_from=int(resume_from.name.rsplit("-", 1)[1]) if resume_from else None,
+        certificates=trainer.certificates,
     )
 
 
@@ -100,6 +105,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         """Give the trainer what its constructor has no place for. Hooks live as long as ``stack``."""
         self.remove_callback(PrinterCallback)
         self.adapted, self.methods, self.cfg = model, methods, cfg
+        self.unproven = [m for m in methods if type(m).certify_step is not BaseMethod.certify_step]
+        self.certificates: dict[str, Any] = {}
         self.ffn_outputs: Mapping[str, Tensor] = {}
         if cfg.ffn_output_penalty:
             self.ffn_outputs = stack.enter_context(capture(model.module, model.sites.with_role("ffn_output")))
@@ -126,9 +133,17 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         return extra / self.current_gradient_accumulation_steps if shared_out else extra
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        loss: Tensor = super().training_step(*args, **kwargs)
+        recorder = Recorder() if self.unproven else None
+        try:
+            with recorder or nullcontext():
+                loss: Tensor = super().training_step(*args, **kwargs)
+        except NotFiniteError as error:
+            raise Diverged(self.state.global_step, str(error)) from error
         if not torch.isfinite(loss):
-            raise Diverged(self.state.global_step, loss.item())
+            raise Diverged(self.state.global_step, f"the loss became {loss.item()}")
+        while recorder is not None and self.unproven:
+            method = self.unproven.pop()
+            self.certificates[method.name] = method.certify_step(self.adapted, recorder)
         return loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -34,6 +34,13 @@ def swap_class(module: nn.Module, mixin: type[nn.Module]) -> None:
     module.__class__ = _MIXED[mixin, base]
 
 
+def restore_class(module: nn.Module, mixin: type[nn.Module]) -> None:
+    """Undo :func:`swap_class` of ``mixin``, if that was the last one."""
+    first, *bases = type(module).__bases__
+    if first is mixin:
+        module.__class__ = bases[0]
+
+
 def swap_block(block: nn.Module, mixin: type[nn.Module]) -> None:
     """Swap the class of a pre-LayerNorm block and give it its :class:`ResidualTaps`."""
     swap_class(block, mixin)
