@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,26 +43,30 @@ def reproduce(
 ) -> None:
     """Run every experiment of a table that has no record yet, then print the table."""
     from qexp.conf.errors import UserError
-    from qexp.runner.plan import plan, table_names
+    from qexp.runner.plan import cells, table_names, unique
 
     overrides = [f"scale={scale}", *(word for word in what if "=" in word)]
     names = [word for word in what if "=" not in word]
     if not names:
         raise UserError("qexp reproduce takes at least one table, or all; `qexp list tables` shows them")
-    plans = {name: plan(name, overrides, _seeds(seeds)) for name in (table_names() if names == ["all"] else names)}
+    plans = {
+        name: cells(name, overrides, parse_seeds(seeds)) for name in (table_names() if names == ["all"] else names)
+    }
     if dry_run:
-        _show_plan([cell for cells in plans.values() for cell in cells])
+        _show_plan([config for found in plans.values() for config in unique(found)])
         return
     finished = True
-    for name, cells in plans.items():
-        records = [_run(number, len(cells), cell, quiet) for number, cell in enumerate(cells, start=1)]
-        _report(name, records, output)
+    for name, found in plans.items():
+        todo = unique(found)
+        records = [_run(number, len(todo), config, quiet) for number, config in enumerate(todo, start=1)]
+        _report(name, found, records, output)
         finished &= all(record.status == "finished" for record in records)
     if not finished:
         raise typer.Exit(1)
 
 
-def _seeds(text: str) -> list[int] | None:
+def parse_seeds(text: str) -> list[int] | None:
+    """``1000,2000`` as numbers, None when empty. Raises ``UserError`` for anything else."""
     from qexp.conf.errors import UserError
 
     try:
@@ -95,15 +98,16 @@ def _run(number: int, total: int, cell: ExperimentConfig, quiet: bool) -> Record
     return execute(cell, Store(Path(cell.results_dir)), make_progress(Console(stderr=True), quiet))
 
 
-def _report(name: str, records: list[Record], output: Path | None) -> None:
+def _report(
+    name: str, found: dict[tuple[int, int, int], ExperimentConfig], records: list[Record], output: Path | None
+) -> None:
+    from qexp.cli.spec_table import make_command, spec_table
     from qexp.cli.table import print_table
     from qexp.results.export import write_reference
-    from qexp.results.table import build
-    from qexp.runner.plan import folder_of, load_table
+    from qexp.runner.plan import folder_of
 
-    spec = load_table(name)
-    table = build(records)
-    table = replace(table, caption=f"{spec.title} ({table.caption})", notes=(*table.notes, *filter(None, [spec.note])))
+    known = {record.cell_id: record for record in records}
+    table = spec_table(name, found, known.get, make_command(name, next(iter(found.values())).scale))
     print_table(table)
     if output is not None:
         write_reference(table, output / folder_of(name))

@@ -1,7 +1,8 @@
-"""``qexp table``: any set of records as one table."""
+"""``qexp table``: any set of records as one table, or a table of ``qexp list tables`` from the records there are."""
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,7 @@ EPILOG = (
     "[bold]Examples[/]\n\n"
     "qexp table\n\n"
     "qexp table --where model=minilm --where task=sst2 --columns float --columns w8a8\n\n"
+    "qexp table outlier_int8/glue --scale small\n\n"
     "qexp table 3f2a91 77b0c2 --format latex --output table.tex"
 )
 
@@ -39,7 +41,11 @@ ENDINGS = {".md": Format.md, ".tex": Format.latex, ".csv": Format.csv, ".html": 
 def table(
     ids: Annotated[
         list[str] | None,
-        typer.Argument(help="Records by id or its beginning; all when none is given.", show_default=False),
+        typer.Argument(
+            help="Records by id or its beginning, all when none is given; or one table of `qexp list tables`.",
+            metavar="[ID...|TABLE]",
+            show_default=False,
+        ),
     ] = None,
     where: Annotated[
         list[str] | None, typer.Option("--where", metavar="KEY=VALUE", help="Only records with this configuration.")
@@ -51,6 +57,10 @@ def table(
         list[str] | None, typer.Option("--columns", help="Settings and outlier statistics to show; all by default.")
     ] = None,
     metric: Annotated[str | None, typer.Option("--metric", help="The metric; the task's first by default.")] = None,
+    scale: Annotated[
+        str | None, typer.Option("--scale", help="Of a TABLE: smoke, small, medium or paper.  [default: small]")
+    ] = None,
+    seeds: Annotated[str, typer.Option("--seeds", help="Of a TABLE: its own when empty.", show_default=False)] = "",
     form: Annotated[Format | None, typer.Option("--format", help="How to write it.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.", metavar="FILE")] = None,
     results_dir: ResultsDir = "runs",
@@ -59,8 +69,15 @@ def table(
     from qexp.results.store import Store
     from qexp.results.table import build
 
-    records = _records(Store(Path(results_dir)), ids or [], where or [])
-    built = build(records, rows=rows or ("method",), columns=columns, metric=metric)
+    names = [word for word in ids or [] if not re.fullmatch(r"[0-9a-f]{1,16}", word)]
+    if names:
+        _check_table(ids or [], names, any((where, rows, columns, metric)))
+        built = _named(names[0], Path(results_dir), scale or "small", seeds)
+    elif scale is not None or seeds:
+        raise UserError("--scale and --seeds choose the records of a TABLE; of any records, use --where scale=…")
+    else:
+        records = _records(Store(Path(results_dir)), ids or [], where or [])
+        built = build(records, rows=rows or ("method",), columns=columns, metric=metric)
     form = form or (ENDINGS.get(output.suffix, Format.md) if output else None)
     if output:
         _write(output, _text(built, form or Format.md))
@@ -68,6 +85,22 @@ def table(
         typer.echo(_text(built, form).rstrip("\n"))
     else:
         print_table(built)
+
+
+def _check_table(ids: list[str], names: list[str], choosing: bool) -> None:
+    if len(ids) > 1:
+        raise UserError(f"qexp table takes records' ids or one table, and {names[0]!r} is no id")
+    if choosing:
+        raise UserError(
+            f"table {names[0]} has its own rows and columns; --where, --rows, --columns, --metric do not act"
+        )
+
+
+def _named(name: str, results_dir: Path, scale: str, seeds: str) -> Table:
+    from qexp.cli.reproduce import parse_seeds
+    from qexp.cli.spec_table import stored_table
+
+    return stored_table(name, results_dir, scale, parse_seeds(seeds))
 
 
 def _records(store: Store, ids: list[str], where: list[str]) -> list[Record]:

@@ -226,19 +226,3 @@ EVALUATION_KEYS = ("quant", "eval")
 
 EVALUATION_SUBKEYS = {"task": ("eval_split", "eval_examples")}
 """Keys inside groups that act only after training."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class TableConfig:
-    """A table as a list of experiments: every row at every seed, with the overrides that all rows share.
-
-    ``note`` says what the table can and cannot show; it is printed under it.
-    """
-
-    title: str
-    rows: tuple[tuple[str, ...], ...]
-    common: tuple[str, ...] = ()
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = (1000,)
-    paper: str | None = None
-    """arXiv id of the paper whose claim the table looks at."""
-    note: str = ""

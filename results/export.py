@@ -85,11 +85,12 @@ def to_csv(table: Table) -> str:
     """One line a figure, for programs: row keys, seeds, then metric, setting, mean, std, n, and what they mean.
 
     Figures have full precision; what is not known (a mean of nothing, the spread of one) is an empty field. The
-    definition of a figure executed in integers ends with its certificate.
+    definition of a figure executed in integers ends with its certificate. ``published`` is there where a paper's is.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*table.row_keys, "seeds", *CSV_FIGURES])
+    published = ["published"] if any(cell.published is not None for row in table.cells for cell in row) else []
+    writer.writerow([*table.row_keys, "seeds", *CSV_FIGURES, *published])
     for row in table.cells:
         labels = [cell.text for cell in row[: table.labels]]
         for column, cell in zip(table.columns, row[table.labels :], strict=True):
@@ -97,7 +98,9 @@ def to_csv(table: Table) -> str:
             figures = [repr(found.mean), "" if found.std is None else repr(found.std)] if found else ["", ""]
             told = [found.n if found else 0, cell.problem, int(cell.best), int(column.higher_is_better)]
             definition = "; ".join(filter(None, [cell.definition, cell.certificate]))
-            writer.writerow([*labels, column.metric, column.setting, *figures, *told, definition])
+            papers = ["" if cell.published is None else repr(cell.published)] if published else []
+            setting = cell.setting or column.setting
+            writer.writerow([*labels, column.metric, setting, *figures, *told, definition, *papers])
         if not table.columns:
             writer.writerow([*labels, *[""] * len(CSV_FIGURES)])
     return file.getvalue()

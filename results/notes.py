@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from qexp.results.certificate import percent
@@ -15,6 +15,12 @@ from qexp.results.statistics import differs
 
 if TYPE_CHECKING:
     from qexp.results.table import Cell
+
+ONE_MEASUREMENT = "One measurement a figure: its spread is not known, so none is marked as the best."
+SPREAD = (
+    "Mean ± sample standard deviation over seeds. Bold: best (↑ highest, ↓ lowest) of its column among rows of the "
+    "same model, task and scale, where it differs from each of them by more than both standard deviations together."
+)
 
 
 def caption(records: Sequence[Record], columns: Sequence[Column]) -> str:
@@ -40,7 +46,7 @@ def notes(
         *_gaps(groups, columns),
         *_reading(groups, columns, body),
         *_unfinished(keys, groups),
-        *_scale(groups),
+        *scale_note(record for one in groups for record in one.records),
     )
 
 
@@ -118,11 +124,8 @@ def _reading(groups: Sequence[Group], columns: Sequence[Column], body: Sequence[
     if not summaries:
         return []
     if all(summary.n == 1 for summary in summaries):
-        return ["One measurement a figure: its spread is not known, so none is marked as the best."]
-    lines = [
-        "Mean ± sample standard deviation over seeds. Bold: best (↑ highest, ↓ lowest) of its column among rows of the "
-        "same model, task and scale, where it differs from each of them by more than both standard deviations together."
-    ]
+        return [ONE_MEASUREMENT]
+    lines = [SPREAD]
     undecided = [heading(column, columns) for place, column in enumerate(columns) if _undecided(groups, body, place)]
     if undecided:
         lines.append(f"No two comparable rows differ by more than their spread in: {', '.join(undecided)}.")
@@ -151,8 +154,9 @@ def _unfinished(keys: Sequence[str], groups: Sequence[Group]) -> list[str]:
     ]
 
 
-def _scale(groups: Sequence[Group]) -> list[str]:
-    scales = {str(record.config.get("scale", "")) for one in groups for record in one.records} - {"", "paper"}
+def scale_note(records: Iterable[Record]) -> list[str]:
+    """What figures measured below the paper's scale are not; nothing where there are none."""
+    scales = {str(record.config.get("scale", "")) for record in records} - {"", "paper"}
     if not scales:
         return []
     return [f"Measured at scale={' and '.join(sorted(scales))}: no reproduction of figures measured at scale=paper."]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qexp.conf.errors import UserError
-from qexp.results.columns import Column, Figures, check_metric, choose, figures, heading
+from qexp.results.columns import Column, Figure, Figures, check_metric, choose, figures, heading
 from qexp.results.rows import ABSENT, Group, group, heading_of_key
 from qexp.results.schema import Record
 from qexp.results.select import check_keys, matches
@@ -29,6 +29,10 @@ class Cell:
     """What really ran, for a figure that was executed in integers."""
     problem: str = ""
     """What became of the runs without a finite figure: ``diverged``, ``failed``, ``interrupted``, ``not finite``."""
+    setting: str = ""
+    """What the figure is of, where that differs between the rows of a column."""
+    published: float | None = None
+    """The figure that the paper prints for this cell."""
 
 
 @dataclass(frozen=True)
@@ -104,25 +108,30 @@ def _cell(one: Group, groups: Sequence[Group], column: Column, found: Mapping[st
     """The mean over the seeds with a finite figure; what became of the others is said, never dropped."""
     values: dict[Any, float] = {}
     problems: dict[Any, str] = {}
-    definitions: dict[str, None] = {}
-    certificates: dict[str, None] = {}
+    told: list[Figure] = []
     for record in one.records:
         figure, seed = found[record.cell_id].get(column), record.config.get("seed")
-        if figure is not None:
-            definitions[figure.definition] = None
-            certificates |= {figure.certificate: None} if figure.certificate else {}
+        told += [figure] if figure is not None else []
         if figure is not None and math.isfinite(figure.value):
             values[seed] = figure.value
         elif figure is not None or (record.status != "finished" and _expected(one, groups, column, found)):
             problems[seed] = "not finite" if record.status == "finished" else record.status
+    return cell_of(values, problems, len(one.seeds), told)
+
+
+def cell_of(values: Mapping[Any, float], problems: Mapping[Any, str], seeds: int, told: Iterable[Figure]) -> Cell:
+    """The cell of these finite figures by seed, of what became of the other seeds, and of what was computed."""
     problem = ", ".join(sorted({what for seed, what in problems.items() if seed not in values}))
+    listed = list(told)
+    definitions = dict.fromkeys(figure.definition for figure in listed)
+    certificates = dict.fromkeys(figure.certificate for figure in listed if figure.certificate)
     empty = Cell(
         problem or ABSENT, definition=" / ".join(definitions), certificate=" / ".join(certificates), problem=problem
     )
     if not values:
         return empty
     summary = summarize(values.values())
-    share = f" ({summary.n} of {len(one.seeds)})" if summary.n < len(one.seeds) else ""
+    share = f" ({summary.n} of {seeds})" if summary.n < seeds else ""
     return replace(empty, text=number(summary) + share, summary=summary)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -11,8 +11,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from qexp.conf.errors import UserError
-from qexp.conf.schema import ExperimentConfig, TableConfig
+from qexp.conf.schema import ExperimentConfig
+from qexp.conf.tables import TableConfig
 from qexp.runner.compose import compose
+from qexp.runner.provenance import cell_id
 
 
 def table_names() -> tuple[str, ...]:
@@ -41,13 +43,31 @@ def load_table(name: str) -> TableConfig:
 
 
 def plan(name: str, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None) -> list[ExperimentConfig]:
-    """Every experiment of a table, rows first, then seeds; ``overrides`` apply to all of them and win."""
+    """Every experiment of a table once, seeds first, then columns and rows; ``overrides`` apply to all and win.
+
+    Cells of a grid that show different figures of one experiment share it.
+    """
+    return unique(cells(name, overrides, seeds))
+
+
+def unique(found: Mapping[tuple[int, int, int], ExperimentConfig]) -> list[ExperimentConfig]:
+    """Each experiment of the cells once, in their order."""
+    return list({cell_id(config): config for config in found.values()}.values())
+
+
+def cells(
+    name: str, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None
+) -> dict[tuple[int, int, int], ExperimentConfig]:
+    """The experiment of every seed, column and row of a table; a list of experiments has one column."""
     spec = load_table(name)
-    return [
-        compose([*spec.common, *row, f"seed={seed}", f"table={folder_of(name)}", *overrides])
+    columns = [column.overrides for column in spec.columns] or [()]
+    last = (f"table={folder_of(name)}", *overrides)
+    return {
+        (seed, x, y): compose([*spec.common, *row.overrides, *column, f"seed={seed}", *last])
         for seed in (seeds or spec.seeds)
-        for row in spec.rows
-    ]
+        for x, column in enumerate(columns)
+        for y, row in enumerate(spec.rows)
+    }
 
 
 def folder_of(name: str) -> str:

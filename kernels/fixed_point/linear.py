@@ -1,4 +1,4 @@
-"""A linear layer in dynamic fixed point: forward and both gradients are integer products (arXiv 2207.08822, 2312.09211).
+"""A linear layer in dynamic fixed point: both passes as integer products (arXiv 2207.08822, 2312.09211).
 
     y  = map(x) map(w)^T + b        dx = map(g) map(w)        dw = map(g)^T map(x)        db = sum of map(g)
 

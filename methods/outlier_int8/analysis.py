@@ -25,8 +25,9 @@ MOST_COLUMNS = 8
 DEFINITION = (
     "inputs of each linear layer, padding included, over the first batches of the evaluation set; outliers: elements "
     "beyond the threshold; columns: those with an outlier in some batch; step: lower median over batches of the "
-    "power-of-two step of the tensor as a whole, and of what stays when the outliers are taken out; SQNR = 10 log10(sum y^2 / sum "
-    "(y' - y)^2) in dB of the product x w^T over all batches, everything rounded to nearest, weights in fixed point too"
+    "power-of-two step of the tensor as a whole, and of what stays when the outliers are taken out; SQNR = "
+    "10 log10(sum y^2 / sum (y' - y)^2) in dB of the product x w^T over all batches, everything rounded to nearest, "
+    "weights in fixed point too"
 )
 
 

@@ -1,0 +1,238 @@
+"""What a table's specification, ``conf/table/<paper>/<table>.yaml``, must look like.
+
+A table is a list of experiments, or with ``columns`` a grid in a paper's own shape: one figure a cell, the paper's
+figure beside it, and the paper's claims as predicates over the rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from qexp.conf.catalog import SCALES, did_you_mean
+from qexp.conf.schema import STRICT, NonNegative
+
+AVERAGE = "average"
+"""Name of the column of means."""
+ANALYSIS = "analysis."
+"""Beginning of a figure that a method measured of itself: a dotted path into the record's ``analysis``."""
+FigureName = Annotated[
+    str, Field(pattern=r"^(float|(method|w\d{1,2}a\d{1,2})(\.integer)?|analysis(\.[A-Za-z0-9_-]+)+)$")
+]
+
+
+@dataclass(frozen=True, config=STRICT)
+class RowConfig:
+    """One way of running the experiment; in YAML also the bare list of its overrides.
+
+    ``figure``: the setting whose figure the row shows: ``float``, ``w8a8``, ``analysis.<path>``, or ``method``, the
+    network as the method itself executes it (in integers where the record has that, else simulated).
+    """
+
+    overrides: tuple[str, ...] = ()
+    label: str = ""
+    """What is printed; the overrides when empty."""
+    name: str = ""
+    """What claims and published figures call the row; the label when empty."""
+    figure: FigureName = "float"
+
+    @property
+    def title(self) -> str:
+        return self.label or ", ".join(self.overrides) or "as it is"
+
+    @property
+    def key(self) -> str:
+        return self.name or self.title
+
+
+@dataclass(frozen=True, config=STRICT)
+class ColumnConfig:
+    """What is measured of every row: further overrides, and which figure of their records."""
+
+    label: str
+    overrides: tuple[str, ...] = ()
+    name: str = ""
+    """What claims and published figures call the column; the label when empty."""
+    metric: str | None = None
+    """The task's primary metric when null."""
+    figure: FigureName | None = None
+    """Instead of the rows' own."""
+    higher_is_better: bool | None = None
+    """Direction of an analysis number; null where neither is better. A metric brings its own."""
+
+    @property
+    def key(self) -> str:
+        return self.name or self.label
+
+
+@dataclass(frozen=True, config=STRICT)
+class PublishedFigure:
+    """A figure that the paper prints, in the unit of ours; or null, and why there is none."""
+
+    value: float | None
+    spread: NonNegative | None = None
+    source: str = ""
+    """Paper, table, row."""
+    reason: str = ""
+
+    @model_validator(mode="after")
+    def _told(self) -> PublishedFigure:
+        if self.value is None and not self.reason:
+            raise ValueError("a null needs a reason")
+        if self.value is not None and not self.source:
+            raise ValueError("a published value needs a source: paper, table and row")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class PublishedConfig:
+    """The paper's figures by row and column; null, and the reason, where none could be had."""
+
+    cells: dict[str, dict[str, PublishedFigure]] | None
+    reason: str = ""
+
+    @model_validator(mode="after")
+    def _told(self) -> PublishedConfig:
+        if self.cells is None and not self.reason:
+            raise ValueError("a null needs a reason")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class ClaimConfig:
+    """A statement of the paper as a predicate over two rows, judged over seeds (:mod:`qexp.results.claims`).
+
+    With d the difference of ``row`` from ``than``, positive where ``row`` is better: ``less`` d < -margin, ``greater``
+    d > margin, ``at_least`` d >= -margin, ``within_spread`` |d| <= margin, ``equal`` the same figures exactly.
+    """
+
+    name: str
+    text: str
+    kind: Literal["less", "greater", "at_least", "within_spread", "equal"]
+    row: str
+    than: str
+    columns: tuple[str, ...] = ()
+    """Columns that d is averaged over; every one that shows a metric when empty."""
+    margin: NonNegative | None = None
+    """In the metric's unit. Null is 0, and for ``within_spread`` the standard deviations of both rows together."""
+    min_scale: Literal["smoke", "small", "medium", "paper"] = "small"
+    """Below this scale the claim is not judged."""
+
+    @model_validator(mode="after")
+    def _margin_has_a_meaning(self) -> ClaimConfig:
+        if self.kind == "equal" and self.margin is not None:
+            raise ValueError("equal takes no margin: the figures are the same or not")
+        if self.kind == "at_least" and self.margin is None:
+            raise ValueError("at_least needs a margin: how much worse still counts as no worse")
+        return self
+
+    def testable_at(self, scale: str) -> bool:
+        return SCALES.index(scale) >= SCALES.index(self.min_scale)
+
+
+def _row(value: Any) -> Any:
+    return {"overrides": value} if isinstance(value, (list, tuple)) else value
+
+
+@dataclass(frozen=True, config=STRICT)
+class TableConfig:
+    """A table: every row, in every column, at every seed, with the overrides that all of them share.
+
+    Without ``columns`` it is a list of experiments and shows what their records hold.
+    ``note`` says what the table can and cannot show; it is printed under it.
+    """
+
+    title: str
+    rows: tuple[Annotated[RowConfig, BeforeValidator(_row)], ...]
+    columns: tuple[ColumnConfig, ...] = ()
+    common: tuple[str, ...] = ()
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = (1000,)
+    heading: str = "method"
+    """What stands above the rows' labels."""
+    average: bool = False
+    """A last column with the mean over the columns that show a metric, as papers' GLUE tables have."""
+    published: PublishedConfig | None = None
+    claims: tuple[ClaimConfig, ...] = ()
+    paper: str | None = None
+    """arXiv id of the paper whose claim the table looks at."""
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TableConfig:
+        if not self.columns:
+            self._check_list()
+            return self
+        for what, names in (
+            ("rows", [row.key for row in self.rows]),
+            ("rows", [row.title for row in self.rows]),
+            ("columns", self._column_names()),
+            ("claims", [claim.name for claim in self.claims]),
+        ):
+            twice = [name for name, times in Counter(names).items() if times > 1]
+            if twice:
+                raise ValueError(f"two {what} are called {twice[0]!r}")
+        self._check_figures()
+        self._check_published()
+        for claim in self.claims:
+            self._check_claim(claim)
+        return self
+
+    def figure(self, row: RowConfig, column: ColumnConfig) -> str:
+        return column.figure or row.figure
+
+    def shows_metric(self, column: ColumnConfig) -> bool:
+        """Whether the column shows a metric of the task, and no analysis number."""
+        return not any(self.figure(row, column).startswith(ANALYSIS) for row in self.rows)
+
+    def columns_of(self, claim: ClaimConfig) -> tuple[str, ...]:
+        return claim.columns or tuple(column.key for column in self.columns if self.shows_metric(column))
+
+    def _column_names(self) -> list[str]:
+        return [*(column.key for column in self.columns), *([AVERAGE] if self.average else [])]
+
+    def _check_list(self) -> None:
+        plain = all(row == RowConfig(row.overrides) for row in self.rows)
+        if not plain or self.average or self.published or self.claims or self.heading != "method":
+            raise ValueError("labels, figures, average, published and claims need columns")
+
+    def _check_figures(self) -> None:
+        for column in self.columns:
+            kinds = {self.figure(row, column).startswith(ANALYSIS) for row in self.rows}
+            if len(kinds) > 1:
+                raise ValueError(f"column {column.key!r} would mix metrics and analysis numbers; give it a figure")
+            if column.metric is not None and True in kinds:
+                raise ValueError(f"column {column.key!r} shows an analysis number, which has no metric")
+            if column.higher_is_better is not None and False in kinds:
+                raise ValueError(f"column {column.key!r}: a metric brings its own direction; drop higher_is_better")
+
+    def _check_published(self) -> None:
+        for row, by_column in ((self.published and self.published.cells) or {}).items():
+            _known("published", "row", row, [one.key for one in self.rows])
+            for column in by_column:
+                _known("published", "column", column, self._column_names())
+
+    def _check_claim(self, claim: ClaimConfig) -> None:
+        where = f"claim {claim.name!r}"
+        for row in (claim.row, claim.than):
+            _known(where, "row", row, [one.key for one in self.rows])
+        if claim.row == claim.than:
+            raise ValueError(f"{where} compares {claim.row!r} with itself")
+        by_key = {column.key: column for column in self.columns}
+        for name in claim.columns:
+            _known(where, "column", name, list(by_key))
+        chosen = [by_key[name] for name in self.columns_of(claim)]
+        if len({self.shows_metric(column) for column in chosen}) != 1:
+            raise ValueError(f"{where} needs columns that all show a metric, or all an analysis number")
+        if any(not self.shows_metric(column) and column.higher_is_better is None for column in chosen):
+            raise ValueError(f"{where} needs to know which direction is better: higher_is_better of its columns")
+
+
+def _known(where: str, what: str, name: str, names: Iterable[str]) -> None:
+    listed = list(names)
+    if name not in listed:
+        hint = did_you_mean(name, listed) or f"; there are: {', '.join(listed)}"
+        raise ValueError(f"{where} names an unknown {what} {name!r}{hint}")

@@ -1,0 +1,54 @@
+"""``qexp table NAME``: a paper's table from the records that are there, without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qexp.results.schema import Metric
+from qexp.results.store import Store
+from qexp.runner.plan import cells, plan, table_names
+
+NAME = "outlier_int8/bit_width"
+
+
+def test_records_fill_their_cells_and_the_rest_is_told(qexp: Any, new_record: Any, tmp_path: Path) -> None:
+    made = new_record("method=vanilla", "model=minilm", "quant=none", "task=sst2", "seed=7", "scale=smoke")
+    made.metrics.clear()
+    made.metrics["float"] = {"accuracy": Metric(0.875, True, 32, "share of right answers")}
+    Store(tmp_path / "runs").save(made)
+    out = qexp("table", NAME, "--scale", "smoke", "--seeds", "7").out
+    assert "| Float | 1 | 0.8750 |" in out and "14 of 15" in out
+    assert f"qexp reproduce {NAME} --scale smoke --seeds 7" in out
+    assert "Claim split_saves_bits: not testable at this scale" in out
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["no/such"], [NAME, "3f2a"], [NAME, "--columns", "float"], [NAME, "--seeds", "x"], ["--scale", "small"]],
+)
+def test_what_cannot_be_is_one_line(qexp: Any, args: list[str]) -> None:
+    outcome = qexp("table", *args)
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+
+
+def test_it_loads_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom qexp.cli.app import main\n"
+        f"sys.argv = ['qexp', 'table', '{NAME}', '--scale', 'smoke']\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_every_table_composes_and_runs_nothing_twice(name: str) -> None:
+    configs = plan(name, ["scale=smoke"], [1])
+    assert 0 < len(configs) <= len(cells(name, ["scale=smoke"], [1]))
+    assert len(configs) == len({repr(config) for config in configs})
