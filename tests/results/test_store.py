@@ -41,7 +41,7 @@ def test_the_keys_of_a_record_are_a_contract(make: Make) -> None:
     data = json.loads(to_json(make(float=65.0)))
     assert list(data) == [
         *("cell_id", "status", "config", "provenance", "metrics", "outliers", "integer"),
-        *("timings", "training", "artifacts", "message", "version"),
+        *("analysis", "timings", "training", "artifacts", "message", "version"),
     ]
     assert data["version"] == RECORD_VERSION == 1
     entry = {"value": 65.0, "higher_is_better": False, "n": 872, "definition": "exp(mean loss), windows of 64 tokens"}
