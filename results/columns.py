@@ -10,7 +10,7 @@ from typing import Any
 
 from qexp.conf.errors import UserError
 from qexp.results.certificate import sentence
-from qexp.results.schema import INTEGER, Record
+from qexp.results.schema import INTEGER, OWN, Record
 
 OUTLIER_STATISTICS = {"max_inf_norm": "inf_norm_roles", "avg_kurtosis": "kurtosis_roles"}
 """Columns made of the outlier summary, each with the summary's list of the site roles that it is taken over."""
@@ -52,6 +52,11 @@ def figures(record: Record, metric: str | None) -> Figures:
             figure = Figure(entry.value, entry.definition, _certificate(record, setting))
             found[Column(name, setting, entry.higher_is_better, formula)] = figure
     return {**found, **_outlier_figures(record.outliers.get("summary", {}))}
+
+
+def shown_setting(record: Record, name: str) -> str:
+    """The record's setting that a table calls ``name``: ``method`` is what was executed, where the record has that."""
+    return OWN + INTEGER if name == OWN and OWN + INTEGER in record.metrics else name
 
 
 def _certificate(record: Record, setting: str) -> str:

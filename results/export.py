@@ -86,6 +86,7 @@ def to_csv(table: Table) -> str:
 
     Figures have full precision; what is not known (a mean of nothing, the spread of one) is an empty field. The
     definition of a figure executed in integers ends with its certificate. ``published`` is there where a paper's is.
+    A claim is a line of its own, after the figures: metric ``claim``, its kind as setting, its verdict as problem.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -103,6 +104,10 @@ def to_csv(table: Table) -> str:
             writer.writerow([*labels, column.metric, setting, *figures, *told, definition, *papers])
         if not table.columns:
             writer.writerow([*labels, *[""] * len(CSV_FIGURES)])
+    for one in table.verdicts:
+        names = [one.claim.name, *[""] * (table.labels - 1)]
+        told = [one.verdict, 0, "", f"{one.claim.text.rstrip('.')}. {one.numbers}"]
+        writer.writerow([*names, "claim", one.claim.kind, "", "", "", *told, *[""] * len(published)])
     return file.getvalue()
 
 

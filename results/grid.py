@@ -10,9 +10,9 @@ from typing import Any
 from qexp.conf.errors import UserError
 from qexp.conf.tables import ANALYSIS, AVERAGE, ColumnConfig, PublishedFigure, RowConfig, TableConfig
 from qexp.results.claims import Measured, judge
-from qexp.results.columns import Column, Figure, figures
+from qexp.results.columns import Column, Figure, figures, shown_setting
 from qexp.results.grid_notes import notes
-from qexp.results.schema import INTEGER, OWN, Record
+from qexp.results.schema import Record
 from qexp.results.select import flatten, text
 from qexp.results.table import Cell, Table, best, cell_of
 
@@ -38,7 +38,7 @@ def build(spec: TableConfig, found: Found, *, scale: str, command: str) -> Table
         UserError: if a column would mix metrics or formulas, or an average metrics of unlike direction.
     """
     seeds = list(dict.fromkeys(seed for seed, _, _ in found))
-    read = [[_read(spec, row, column, _of(found, x, y)) for x, column in enumerate(spec.columns)]
+    read = [[_read(spec, row, column, _of(found, x, y), seeds) for x, column in enumerate(spec.columns)]
             for y, row in enumerate(spec.rows)]  # fmt: skip
     columns = [_column(column, [row[x] for row in read]) for x, column in enumerate(spec.columns)]
     body = [[_cell(one, len(seeds)) for one in row] for row in read]
@@ -55,14 +55,16 @@ def build(spec: TableConfig, found: Found, *, scale: str, command: str) -> Table
         for row, line in zip(spec.rows, read, strict=True)
         for column, one in zip(spec.columns, line, strict=True)
     }
+    verdicts = judge(spec, cells_by_name, scale)
     return Table(
         caption=f"{spec.title}, scale={scale}",
         row_keys=(spec.heading,),
         columns=tuple(columns),
         headings=(spec.heading, "seeds", *_headings(spec, columns)),
         cells=tuple((Cell(row.title), Cell(_complete(found, y, seeds)), *body[y]) for y, row in enumerate(spec.rows)),
-        notes=notes(spec, body, found, judge(spec, cells_by_name, scale), command),
+        notes=notes(spec, body, found, verdicts, command),
         records=tuple({one.cell_id: one for one in found.values() if one is not None}.values()),
+        verdicts=verdicts,
     )
 
 
@@ -70,7 +72,9 @@ def _of(found: Found, x: int, y: int) -> dict[int, Record]:
     return {seed: one for (seed, a, b), one in found.items() if (a, b) == (x, y) and one is not None}
 
 
-def _read(spec: TableConfig, row: RowConfig, column: ColumnConfig, records: Mapping[int, Record]) -> Reading:
+def _read(
+    spec: TableConfig, row: RowConfig, column: ColumnConfig, records: Mapping[int, Record], seeds: Sequence[int]
+) -> Reading:
     """The figures of one cell by seed; what became of a run without one is told, never dropped."""
     values: dict[int, float] = {}
     problems: dict[int, str] = {}
@@ -85,7 +89,8 @@ def _read(spec: TableConfig, row: RowConfig, column: ColumnConfig, records: Mapp
             problems[seed] = unmeasured if record.status == "finished" else record.status
     columns = tuple(dict.fromkeys(one for one, _ in told))
     higher = columns[0].higher_is_better if columns else True
-    return Reading(Measured(values, problems, higher), columns, tuple(figure for _, figure in told))
+    missing = tuple(seed for seed in seeds if seed not in records)
+    return Reading(Measured(values, problems, higher, missing), columns, tuple(figure for _, figure in told))
 
 
 def read_figure(record: Record, name: str, column: ColumnConfig) -> tuple[Column, Figure] | None:
@@ -95,8 +100,7 @@ def read_figure(record: Record, name: str, column: ColumnConfig) -> tuple[Column
         value = _walk(record.analysis, path)
         measured = Column(path, "analysis", bool(column.higher_is_better), path)
         return None if value is None else (measured, Figure(value, f"{path} of the record's analysis"))
-    executed = name == OWN and OWN + INTEGER in record.metrics
-    setting = OWN + INTEGER if executed else name
+    setting = shown_setting(record, name)
     found = figures(record, column.metric)
     return next(((one, figure) for one, figure in found.items() if one.setting == setting), None)
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from qexp.conf.tables import TableConfig
 from qexp.results.claims import Verdict
-from qexp.results.columns import pretty
+from qexp.results.collapse import is_constant
+from qexp.results.columns import pretty, shown_setting
 from qexp.results.notes import ONE_MEASUREMENT, SPREAD, scale_note
 from qexp.results.schema import Record
 from qexp.results.table import Cell
@@ -26,6 +27,8 @@ def notes(spec: TableConfig, body: Body, found: Found, verdicts: Iterable[Verdic
         *_reading(spec, body),
         *_published(spec),
         *_unfinished(spec, found),
+        *_collapsed(spec, found),
+        *_uncommitted(found),
         *_missing(found, command),
         *(verdict.line for verdict in verdicts),
         *scale_note(records),
@@ -91,6 +94,25 @@ def _unfinished(spec: TableConfig, found: Found) -> list[str]:
         for (seed, x, y), record in found.items()
         if record is not None and record.status != "finished"
     ]
+
+
+def _collapsed(spec: TableConfig, found: Found) -> list[str]:
+    """Runs that score what one constant answer scores: they count, and it is said."""
+    told = defaultdict(list)
+    for (seed, x, y), record in found.items():
+        row, column = spec.rows[y], spec.columns[x]
+        if record is not None and is_constant(record, shown_setting(record, spec.figure(row, column)), column.metric):
+            told[f"{row.title} on {column.label}"].append(str(seed))
+    lines = [f"{place} (seed {', '.join(seeds)})" for place, seeds in told.items()]
+    return [f"No better than one answer for every example: {', '.join(lines)}."] if lines else []
+
+
+def _uncommitted(found: Found) -> list[str]:
+    records = {one.cell_id: one for one in found.values() if one is not None}.values()
+    dirty = sum(bool((one.provenance.get("git") or {}).get("dirty")) for one in records)
+    if not dirty:
+        return []
+    return [f"{dirty} of {len(records)} records come from a checkout with changes that were not committed."]
 
 
 def _missing(found: Found, command: str) -> list[str]:

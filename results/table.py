@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qexp.conf.errors import UserError
+from qexp.results.claims import Verdict
 from qexp.results.columns import Column, Figure, Figures, check_metric, choose, figures, heading
 from qexp.results.rows import ABSENT, Group, group, heading_of_key
 from qexp.results.schema import Record
@@ -47,6 +48,8 @@ class Table:
     """One tuple a row: a cell for each row key, one for the number of seeds, one for each column."""
     notes: tuple[str, ...]
     records: tuple[Record, ...]
+    verdicts: tuple[Verdict, ...] = ()
+    """On the claims of a specification; the notes tell them too."""
 
     @property
     def labels(self) -> int:

@@ -39,7 +39,8 @@ def load_table(name: str) -> TableConfig:
         return TypeAdapter(TableConfig).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"table {name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        where = ": ".join(filter(None, [f"table {name}", ".".join(map(str, first["loc"]))]))
+        raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def plan(name: str, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None) -> list[ExperimentConfig]:
@@ -58,16 +59,28 @@ def unique(found: Mapping[tuple[int, int, int], ExperimentConfig]) -> list[Exper
 def cells(
     name: str, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None
 ) -> dict[tuple[int, int, int], ExperimentConfig]:
-    """The experiment of every seed, column and row of a table; a list of experiments has one column."""
+    """The experiment of every seed, column and row of a table; a list of experiments has one column.
+
+    The seed is the experiment's own, which ``seed=`` among the ``overrides`` decides: one run is never several seeds.
+    Raises ``UserError`` that names the cell for one that does not compose.
+    """
     spec = load_table(name)
     columns = [column.overrides for column in spec.columns] or [()]
     last = (f"table={folder_of(name)}", *overrides)
-    return {
-        (seed, x, y): compose([*spec.common, *row.overrides, *column, f"seed={seed}", *last])
-        for seed in (seeds or spec.seeds)
-        for x, column in enumerate(columns)
-        for y, row in enumerate(spec.rows)
-    }
+    found = {}
+    for seed in seeds or spec.seeds:
+        for x, column in enumerate(columns):
+            for y, row in enumerate(spec.rows):
+                config = _cell(name, row.title, [*spec.common, *row.overrides, *column, f"seed={seed}", *last])
+                found[config.seed, x, y] = config
+    return found
+
+
+def _cell(name: str, row: str, overrides: Sequence[str]) -> ExperimentConfig:
+    try:
+        return compose(overrides)
+    except UserError as error:
+        raise UserError(f"table {name}, row {row}: {error}") from None
 
 
 def folder_of(name: str) -> str:

@@ -64,7 +64,8 @@ def test_noise_needs_more_seeds() -> None:
 def test_no_variance_decides() -> None:
     assert verdict("less", BETTER, BETTER) == REFUTED
     assert verdict("within_spread", [0.5] * 3, [0.5] * 3) == CONFIRMED
-    assert verdict("less", [0.25] * 3, [0.5] * 3) == CONFIRMED
+    assert verdict("less", [0.25] * 3, [0.5] * 3) == TOO_FEW, "a step of the metric, thrice, is no known spread"
+    assert verdict("less", [0.25] * 6, [0.5] * 6) == CONFIRMED
 
 
 def test_fewer_than_three_seeds_and_small_scales() -> None:

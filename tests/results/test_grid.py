@@ -95,7 +95,22 @@ def test_verdicts_are_in_every_form(found: Found) -> None:
     claim = {"name": "worse", "text": "Ours loses", "kind": "less", "row": "ours", "than": "float"}
     table = made(found, claims=[claim])
     for text in (to_markdown(table), to_latex(table), to_html(table)):
-        assert "Claim worse: confirmed. Ours loses." in text
+        assert "Claim worse: not enough seeds. Ours loses." in text, "0.1 at every seed: no spread is known"
+    assert 'worse,,claim,less,,,,not enough seeds,0,,"Ours loses. ' in to_csv(table)
+
+
+def test_a_collapsed_run_and_an_uncommitted_one_are_told(found: Found, make: Any) -> None:
+    kind = {"metric": "matthews_correlation", "higher_is_better": True, "definition": "Matthews"}
+    lost = {
+        (seed, 0, y): make(("vanilla", "ours")[y], seed=seed, float=0.0 if y else 0.5, **kind)
+        for seed in SEEDS
+        for y in range(2)
+    }
+    lost[1, 0, 0] = replace(lost[1, 0, 0], provenance={"git": {"commit": "c", "dirty": True}})
+    rows = [{"label": "Float", "name": "float"}, {"label": "Ours", "name": "ours"}]
+    told = " ".join(build(spec(rows=rows, columns=[{"label": "A"}]), lost, scale="small", command="c").notes)
+    assert "No better than one answer for every example: Ours on A (seed 1, 2, 3)." in told
+    assert "records come from a checkout with changes that were not committed" in told
 
 
 def test_an_analysis_number(found: Found) -> None:
