@@ -11,13 +11,13 @@ import pytest
 
 from qexp.results.schema import Metric
 from qexp.results.store import Store
-from qexp.runner.plan import cells, plan, table_names
+from qexp.runner.plan import cells, load_table, plan, table_names
 
 NAME = "outlier_int8/bit_width"
 
 
 def test_records_fill_their_cells_and_the_rest_is_told(qexp: Any, new_record: Any, tmp_path: Path) -> None:
-    made = new_record("method=vanilla", "model=minilm", "quant=none", "task=sst2", "seed=7", "scale=smoke")
+    made = new_record("method=vanilla", *load_table(NAME).common, "task=sst2", "seed=7", "scale=smoke")
     made.metrics.clear()
     made.metrics["float"] = {"accuracy": Metric(0.875, True, 32, "share of right answers")}
     Store(tmp_path / "runs").save(made)
