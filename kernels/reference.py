@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -78,3 +79,29 @@ def _float32(value: float) -> float:
     """The nearest float32 number."""
     (nearest,) = struct.unpack("f", struct.pack("f", value))
     return float(nearest)
+
+
+def fixed_point(x: Tensor, bits: int) -> tuple[Tensor, int]:
+    """int64 codes of float x on the step 2^exponent, and that exponent, from the bits of each number.
+
+    e_max is the largest binary exponent of a normalised value (0 if all are 0); nearest, ties to even, clipped.
+    """
+    values = [Fraction(v) for v in x.double().flatten().tolist()]
+    exponent = max((math.frexp(float(v))[1] for v in values if v), default=0) - (bits - 1)
+    top = 2 ** (bits - 1) - 1
+    codes = [min(max(round(v / Fraction(2) ** exponent), -top), top) for v in values]
+    return torch.tensor(codes, dtype=torch.int64).reshape(x.shape), exponent
+
+
+def fixed_point_product(a: Tensor, b: Tensor, exponent: int, bias: Sequence[float] | None = None) -> Tensor:
+    """float32 [M, N] of integers a [M, K] and b [N, K]: float32(2^exponent * sum_k a[m, k] b[n, k]) + bias."""
+    sums = [[sum(x * y for x, y in zip(row, column, strict=True)) for column in b.tolist()] for row in a.tolist()]
+    scaled = torch.tensor([[_float32(math.ldexp(s, exponent)) for s in row] for row in sums], dtype=torch.float32)
+    scaled = scaled.reshape(len(a), len(b))
+    return scaled if bias is None else scaled + torch.tensor(bias, dtype=torch.float32)
+
+
+def integer_spread(row: Sequence[int]) -> tuple[list[int], int]:
+    """Of integers q_i: n q_i - sum q, and n sum q^2 - (sum q)^2, which is n^2 times their variance."""
+    n, total = len(row), sum(row)
+    return [n * q - total for q in row], n * sum(q * q for q in row) - total**2

@@ -16,7 +16,7 @@ from torch import Tensor
 from qexp.kernels.fixed_point.mapping import Rounding
 from qexp.kernels.fixed_point.operand import Operand, OutlierFormat, map_operand
 from qexp.kernels.fixed_point.outliers import Threshold
-from qexp.kernels.fixed_point.products import multiply, pairs_nn, pairs_nt, pairs_tn
+from qexp.kernels.fixed_point.products import column_sums, multiply, pairs_nn, pairs_nt, pairs_tn
 from qexp.kernels.int8 import PackedWeight
 
 
@@ -62,6 +62,6 @@ def weight_gradient(gradient: Operand, x: Operand) -> Tensor:
 
 def bias_gradient(gradient: Operand) -> Tensor:
     """float32 db [N]: integer column sums of the gradient's tiles, scaled."""
-    sums = [tile.codes.sum(0).double() * math.ldexp(1.0, tile.exponent) for tile in gradient.tiles]
+    sums = [column_sums(tile.codes).double() * math.ldexp(1.0, tile.exponent) for tile in gradient.tiles]
     total: Tensor = sum(sums[1:], start=sums[0])
     return total.float()

@@ -85,20 +85,31 @@ def magnitude(x: Tensor) -> float:
 
 
 def map_codes(
-    x: Tensor, exponent: int, bits: int, rounding: Rounding = "nearest", seed: int = 0, limit: float = math.inf
+    x: Tensor,
+    exponent: int,
+    bits: int,
+    rounding: Rounding = "nearest",
+    seed: int = 0,
+    limit: float = math.inf,
+    zeroed: Tensor | None = None,
 ) -> Tensor:
-    """Codes of float32 x on the step 2^exponent; elements with |x| > ``limit`` become 0. int8, or int16 from 9 bits."""
+    """Codes of float32 x on the step 2^exponent: int8, or int16 from 9 bits.
+
+    Elements with |x| > ``limit`` become 0, and all in the columns ``zeroed`` (int64) of a matrix x.
+    """
     if rounding not in get_args(Rounding):
         raise ValueError(f"unknown rounding {rounding!r}: {' or '.join(get_args(Rounding))}")
     top, is_random = largest_code(bits), rounding == "stochastic"
     if native.is_loaded() and x.is_cpu:
-        codes: Tensor = torch.ops.qexp.fixed_point_map(x, exponent, top, limit, seed if is_random else None)
+        codes: Tensor = torch.ops.qexp.fixed_point_map(x, exponent, top, limit, seed if is_random else None, zeroed)
         return codes
     steps = x * math.ldexp(1.0, -exponent)
     steps = _stochastic(steps, seed) if is_random else steps.round_()
     steps.clamp_(-top, top)
     if math.isfinite(limit):
         steps.masked_fill_(x.abs() > limit, 0.0)
+    if zeroed is not None:
+        steps.index_fill_(1, zeroed, 0.0)
     return steps.to(torch.int8 if top <= 127 else torch.int16)
 
 

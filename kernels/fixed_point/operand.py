@@ -80,14 +80,13 @@ def map_operand(
     found = find_outliers(x, threshold)
     step_exponent(found.largest, bits)  # refuses what is not finite
     exponent = step_exponent(found.largest_inlier, bits)
-    limit = math.inf if threshold.by_column else found.limit
-    codes = map_codes(x, exponent, bits, rounding, seed, limit)
+    if threshold.by_column:
+        codes = map_codes(x, exponent, bits, rounding, seed, zeroed=found.columns)
+    else:
+        codes = map_codes(x, exponent, bits, rounding, seed, found.limit)
     tiles = _tiles(codes, exponent, bits)
     if not len(found.columns):
         return Operand(tiles, (len(x), x.shape[1]))
-    if threshold.by_column:
-        for tile in tiles:
-            tile.codes.index_fill_(1, found.columns, 0)
     apart = x.index_select(1, found.columns)
     if not threshold.by_column:
         apart.masked_fill_(apart.abs() <= found.limit, 0.0)

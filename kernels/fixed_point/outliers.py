@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from qexp.kernels import native
+from qexp.kernels.fixed_point.mapping import magnitude
 
 
 @dataclass(frozen=True)
@@ -48,26 +49,17 @@ class Outliers:
     """Largest |x| of what stays when the outliers are taken out."""
 
 
-def column_magnitudes(x: Tensor, limit: float) -> tuple[Tensor, Tensor]:
-    """For each column of float32 x [M, K] the largest |x|, NaN if it has one, and the largest up to ``limit``: [K]."""
-    if native.is_loaded() and x.is_cpu:
-        largest, within = torch.ops.qexp.fixed_point_columns(x, limit)
-        return largest, within
-    if not len(x):
-        return x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])
-    magnitudes = x.abs()
-    return magnitudes.amax(0), magnitudes.masked_fill(~(magnitudes <= limit), 0.0).amax(0)
-
-
 def find_outliers(x: Tensor, threshold: Threshold) -> Outliers:
     """Outliers of float32 x [M, K]; NaN and infinities show in ``largest``."""
     limit = threshold.limit(x)
-    magnitudes, within = column_magnitudes(x, limit)
+    if native.is_loaded() and x.is_cpu:
+        columns, largest, kept = torch.ops.qexp.fixed_point_outliers(x, limit, threshold.by_column)
+        return Outliers(limit, columns, largest, kept)
     # A NaN limit or magnitude compares false; what is not finite is found by its exponent later.
-    with_outliers = magnitudes > limit
-    inliers = magnitudes.masked_fill(with_outliers, 0.0) if threshold.by_column else within
-    return Outliers(limit, with_outliers.nonzero().flatten(), _largest(magnitudes), _largest(inliers))
-
-
-def _largest(magnitudes: Tensor) -> float:
-    return float(magnitudes.max()) if magnitudes.numel() else 0.0
+    magnitudes = x.abs()
+    by_column = magnitudes.amax(0) if len(x) else x.new_zeros(x.shape[1])
+    with_outliers = by_column > limit
+    inliers = magnitudes.masked_fill(~(magnitudes <= limit), 0.0)
+    if threshold.by_column:
+        inliers.masked_fill_(with_outliers, 0.0)
+    return Outliers(limit, with_outliers.nonzero().flatten(), magnitude(x), magnitude(inliers))

@@ -138,6 +138,14 @@ def integer_product(a: Tensor, b: Tensor | PackedWeight) -> Tensor:
     return torch.stack([_bytes_product(a[:, i:j], b[:, i:j]).double() for i, j in ends]).sum(0)
 
 
+def column_sums(codes: Tensor) -> Tensor:
+    """int64 sums of the columns of codes [M, N], exact."""
+    if native.is_loaded() and codes.is_cpu:
+        sums: Tensor = torch.ops.qexp.fixed_point_column_sums(codes)
+        return sums
+    return codes.sum(0)
+
+
 def wide_product(a: Tensor, b: Tensor) -> Tensor:
     """The same of integers of any width up to int16, multiplied as float64."""
     return a.double() @ b.double().t()

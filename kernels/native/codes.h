@@ -47,8 +47,8 @@ class ReadyCodes {
   static ReadyCodes of_columns(const uint8_t* codes, bool is_signed, int64_t rows, const Packed& b) {
     ReadyCodes ready(rows, b);
     const uint8_t flip = is_signed ? 0x80 : 0;
-    const int64_t squares = (rows + SQUARE - 1) / SQUARE;
-    at::parallel_for(0, squares, ROW_GRAIN / std::max<int64_t>(b.depth * SQUARE, 1) + 1, [&](int64_t begin, int64_t end) {
+    const int64_t squares = (rows + SQUARE - 1) / SQUARE, codes_each = std::max<int64_t>(b.depth * SQUARE, 1);
+    at::parallel_for(0, squares, ROW_GRAIN / codes_each + 1, [&](int64_t begin, int64_t end) {
       std::vector<uint8_t> room(SQUARE * b.depth);
       for (int64_t first = begin * SQUARE; first < std::min(end * SQUARE, rows); first += SQUARE) {
         for (int64_t k = 0; k < b.k; k += SQUARE) {

@@ -47,8 +47,15 @@ struct Codes {
   int64_t rows;
 };
 
-// out [rows, 16] = raw sums of `rows` (1..4) rows of codes and one panel.
-void multiply_tile(const Codes& a, int64_t row, int64_t rows, const Packed& b, int64_t panel, int32_t* out);
+// One product of a sum of products; the sum of those before it is first multiplied by 2^shift.
+struct Factors {
+  Codes a;
+  Packed b;
+  int shift = 0;
+};
+
+// out [rows, 16] = raw sums of `rows` (1..4) rows of codes and one panel, modulo 2^32.
+void multiply_tile(const Factors* factors, int64_t count, int64_t row, int64_t rows, int64_t panel, int32_t* out);
 
 // One row for the free form: codes [depth] unsigned -> out [2 * depth]. Returns its term, the sum of |x| where x < 0.
 int32_t spread_codes(const uint8_t* codes, int64_t depth, uint8_t* out);

@@ -38,9 +38,10 @@ void for_each_place(int64_t all_rows, int64_t panels, int64_t depth, const Run& 
 // the outcome does not depend on the number of threads.
 template <class Store>
 void for_each_tile(const Codes& a, const Packed& b, const Store& store) {
+  const Factors one{a, b};
   for_each_place(a.rows, b.panel_count(), b.depth, [&](int64_t row, int64_t rows, int64_t panel) {
     alignas(32) int32_t sums[TILE_ROWS * PANEL];
-    multiply_tile(a, row, rows, b, panel, sums);
+    multiply_tile(&one, 1, row, rows, panel, sums);
     store(row, rows, panel, sums);
   });
 }

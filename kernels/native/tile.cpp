@@ -82,17 +82,30 @@ inline void add_extras(Sums<Rows>& sums, const uint8_t* a, int64_t stride, const
 }
 
 template <int Rows>
-void tile(const uint8_t* a, int64_t stride, const Packed& b, int64_t panel, int32_t* out) {
-  Sums<Rows> sums;
-  for (auto& row : sums.v) row[0] = row[1] = _mm256_setzero_si256();
+inline void add_product(Sums<Rows>& sums, const Factors& f, int64_t row, int64_t panel) {
+  const Packed& b = f.b;
+  const uint8_t* a = f.a.data + row * f.a.stride;
   const int8_t* w = b.panels + panel * PANEL * b.depth;
   switch (b.chain) {
-    case 0: add_free(sums, a, stride, w, b.depth); break;
-    case 1: add_chained<Rows, 1>(sums, a, stride, w, b.depth); break;
-    case 2: add_chained<Rows, 2>(sums, a, stride, w, b.depth); break;
-    default: add_chained<Rows, 4>(sums, a, stride, w, b.depth);
+    case 0: add_free(sums, a, f.a.stride, w, b.depth); break;
+    case 1: add_chained<Rows, 1>(sums, a, f.a.stride, w, b.depth); break;
+    case 2: add_chained<Rows, 2>(sums, a, f.a.stride, w, b.depth); break;
+    default: add_chained<Rows, 4>(sums, a, f.a.stride, w, b.depth);
   }
-  if (b.chain != 0) add_extras(sums, a, stride, b, panel);
+  if (b.chain != 0) add_extras(sums, a, f.a.stride, b, panel);
+}
+
+template <int Rows>
+void tile(const Factors* factors, int64_t count, int64_t row, int64_t panel, int32_t* out) {
+  Sums<Rows> sums;
+  for (auto& of_row : sums.v) of_row[0] = of_row[1] = _mm256_setzero_si256();
+  add_product(sums, factors[0], row, panel);
+  for (int64_t i = 1; i < count; ++i) {
+    for (auto& of_row : sums.v) {
+      for (auto& half : of_row) half = _mm256_slli_epi32(half, factors[i].shift);
+    }
+    add_product(sums, factors[i], row, panel);
+  }
   for (int r = 0; r < Rows; ++r) {
     for (int half = 0; half < 2; ++half) {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + PANEL * r + 8 * half), sums.v[r][half]);
@@ -108,13 +121,12 @@ inline int32_t total(__m256i four_sums) {
 
 }  // namespace
 
-void multiply_tile(const Codes& a, int64_t row, int64_t rows, const Packed& b, int64_t panel, int32_t* out) {
-  const uint8_t* codes = a.data + row * a.stride;
+void multiply_tile(const Factors* factors, int64_t count, int64_t row, int64_t rows, int64_t panel, int32_t* out) {
   switch (rows) {
-    case 1: return tile<1>(codes, a.stride, b, panel, out);
-    case 2: return tile<2>(codes, a.stride, b, panel, out);
-    case 3: return tile<3>(codes, a.stride, b, panel, out);
-    default: return tile<4>(codes, a.stride, b, panel, out);
+    case 1: return tile<1>(factors, count, row, panel, out);
+    case 2: return tile<2>(factors, count, row, panel, out);
+    case 3: return tile<3>(factors, count, row, panel, out);
+    default: return tile<4>(factors, count, row, panel, out);
   }
 }
 

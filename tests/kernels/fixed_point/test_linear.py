@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from qexp.kernels import native
 from qexp.kernels.fixed_point import products
 from qexp.kernels.fixed_point.linear import Arithmetic, bias_gradient, input_gradient, linear, weight_gradient
 from qexp.kernels.fixed_point.mapping import NotFiniteError
@@ -30,16 +29,6 @@ FORMS = {
     "random": replace(SPLIT, forward_rounding="stochastic"),
     "int4": Arithmetic(4, 4, 4),
 }
-
-
-@pytest.fixture(params=["native", "torch"])
-def path(request, monkeypatch):
-    """Both implementations; the integers themselves come from whatever back end there is."""
-    if request.param == "native" and native.unavailable() is not None:
-        pytest.skip("no native kernels here")
-    if request.param == "torch":
-        monkeypatch.setattr(native, "is_loaded", lambda: False)
-    return request.param
 
 
 def tensors(m=23, k=45, n=19, seed=0):
