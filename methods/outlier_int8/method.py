@@ -16,6 +16,7 @@ from qexp.methods.outlier_int8.settings import Settings
 from qexp.models import fixed_point
 from qexp.models.certificate import Recorder
 from qexp.models.fixed_point_certificate import certificate
+from qexp.models.fixed_point_norms import freeze_norms, install_norms, remove_norms
 from qexp.models.sites import AdaptedModel
 
 
@@ -34,6 +35,7 @@ class OutlierInt8(BaseMethod):
 
     def finish(self, model: AdaptedModel) -> None:
         fixed_point.remove(model.module)
+        remove_norms(model.module)
 
     def execute(self, model: AdaptedModel, backend: str) -> Execution | None:
         if self.settings.mode == "float":
@@ -41,6 +43,7 @@ class OutlierInt8(BaseMethod):
         network = copy.deepcopy(model.module).eval()
         self._install(network)
         fixed_point.freeze(network, backend)
+        freeze_norms(network)
         return Execution(network, lambda seen: certificate(network, seen, backward=False, wide=self._wide))
 
     def analyse(self, model: AdaptedModel, batches: Iterable[Batch]) -> dict[str, Any]:
@@ -51,10 +54,17 @@ class OutlierInt8(BaseMethod):
         return self.settings.mode == "int12_outliers"
 
     def _install(self, network: nn.Module) -> tuple[str, ...]:
-        names = fixed_point.install(network, arithmetic(self.settings), self._chosen)
         for part in self.settings.exclude:
             if not any(part in name for name, _ in network.named_modules()):
                 raise UserError(f"method.exclude: no layer's name contains '{part}'")
+        numbers = arithmetic(self.settings)
+        names = fixed_point.install(network, numbers, self._chosen)
+        for key, kind in (("layernorm", nn.LayerNorm), ("embedding", nn.Embedding)):
+            if getattr(self.settings, key):
+                found = install_norms(network, kind, numbers)
+                if not found:
+                    raise UserError(f"method.{key}=true: this network has no {kind.__name__} to map")
+                names += found
         return names
 
     def _chosen(self, name: str) -> bool:

@@ -45,6 +45,10 @@ class Settings:
     """Where a 12-bit code is split into two tiles: 2 ** shift * high + low."""
     train: bool = True
     """False: fine-tune in floating point, and use the integers in evaluation only."""
+    layernorm: bool = False
+    """LayerNorms in fixed point too, as in the authors' earlier paper (2209.09815)."""
+    embedding: bool = False
+    """Embedding tables in fixed point too, as there."""
     exclude: tuple[str, ...] = ()
     """Layers whose dotted name contains one of these stay in floating point."""
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from qexp.conf.errors import UserError
 from qexp.kernels.int8 import select
 from qexp.methods.registry import acts_in_training, create, in_integers, trained_with, validate
+from qexp.models import fixed_point
 from qexp.models.adapt import adapt
 from qexp.models.certificate import Recorder
 from qexp.models.fixed_point import fixed_point_layers
+from qexp.models.fixed_point_norms import remove_norms
 from qexp.models.saving import BASELINE
 
 SPLITTING = ("tiled_int12", "int12_outliers", "int8_outliers")
@@ -115,6 +119,45 @@ def test_excluded_layers_stay_in_floating_point(network):
     assert not [change for change in surgery.replaced if "classifier" in change.site or "pooler" in change.site]
     with pytest.raises(UserError, match="no layer's name contains 'pooller'"):
         create("outlier_int8", {"exclude": ("pooller",)}).prepare(model, max_length=8, pretrained=True)
+
+
+@pytest.mark.parametrize("part", ["layernorm", "embedding"])
+def test_norms_and_tables_in_sixteen_bits_are_nearly_the_floats_and_go_away_again(part, network, tokens, output_of):
+    expected = output_of(adapt(network("bert")).module, tokens())
+    wide = {"mode": "int8", "activation_bits": 16, "weight_bits": 16, "gradient_bits": 16, part: True}
+    found, _ = executed(network("bert"), tokens, output_of, **wide)
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=5e-3)
+    model, method = adapt(network("bert")), create("outlier_int8", wide)
+    surgery = method.prepare(model, max_length=8, pretrained=True)
+    assert any(part in change.site.lower() for change in surgery.replaced)
+    gradients(model.module, tokens())
+    method.finish(model)
+    assert torch.equal(output_of(model.module, tokens()), expected)
+
+
+def gradients(module, inputs):
+    """The gradients of a step, all of them nearly those of the same network in floating point."""
+    module(**inputs, labels=inputs["input_ids"]).loss.backward()
+    found = {name: parameter.grad.clone() for name, parameter in module.named_parameters()}
+    plain = copy.deepcopy(module)
+    for remove in (fixed_point.remove, remove_norms):
+        remove(plain)
+    plain.zero_grad()
+    plain(**inputs, labels=inputs["input_ids"]).loss.backward()
+    for name, parameter in plain.named_parameters():
+        assert (found[name] - parameter.grad).norm() <= 1e-2 * parameter.grad.norm() + 1e-5, name
+
+
+def test_coarse_norms_and_tables_change_the_outcome(network, tokens, output_of):
+    plain, _ = executed(network("bert"), tokens, output_of)
+    for part in ("layernorm", "embedding"):
+        other, _ = executed(network("bert"), tokens, output_of, **{part: True})
+        assert not torch.equal(plain, other)
+
+
+def test_a_network_without_layernorm_is_told(network):
+    with pytest.raises(UserError, match="method.layernorm=true: this network has no LayerNorm"):
+        create("outlier_int8", {"layernorm": True}).prepare(adapt(network("llama")), max_length=8, pretrained=True)
 
 
 @pytest.mark.parametrize(
