@@ -35,6 +35,13 @@ def settings_class(name: str) -> type[Any]:
     return found
 
 
+def later_settings(name: str) -> Mapping[str, Any]:
+    """Settings of a method that came after its first records, each with the value that holds for those: ``LATER``."""
+    settings_class(name)
+    found: Mapping[str, Any] = getattr(importlib.import_module(f"qexp.methods.{name}.settings"), "LATER", {})
+    return found
+
+
 def validate(name: str, settings: Mapping[str, Any]) -> Any:
     """``settings`` as the method's ``Settings``; a wrong key or value is a ``UserError`` that names it."""
     cls = settings_class(name)

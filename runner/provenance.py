@@ -24,7 +24,7 @@ from qexp.conf.schema import (
     VOLATILE_SUBKEYS,
     ExperimentConfig,
 )
-from qexp.methods.registry import trained_with
+from qexp.methods.registry import later_settings, trained_with
 from qexp.results.schema import RECORD_VERSION
 
 PACKAGES = (
@@ -51,8 +51,15 @@ def training_id(cfg: ExperimentConfig) -> str:
 def _identity(cfg: ExperimentConfig) -> dict[str, Any]:
     """What may change a figure. A key that came later is left out at the value that older records imply."""
     config = _without(asdict(cfg), VOLATILE_KEYS, VOLATILE_SUBKEYS)
+    config["method"] = [_without_implied(**choice) for choice in config["method"]]
     implied = {g: tuple(k for k, v in keys.items() if config[g][k] == v) for g, keys in LATER_SUBKEYS.items()}
     return _without(config, (), implied)
+
+
+def _without_implied(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    later = later_settings(name)
+    kept = {key: value for key, value in settings.items() if key not in later or value != later[key]}
+    return {"name": name, "settings": kept}
 
 
 def _without(config: dict[str, Any], keys: tuple[str, ...], subkeys: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ Mode = Literal["float", "int8", "int12_outliers", "tiled_int12", "int8_outliers"
 Rounding = Literal["nearest", "stochastic"]
 Width = Annotated[int, Field(ge=4, le=16)]
 
+LATER = {"layernorm": False, "embedding": False}
+"""Settings that came after the first records: at these values they are no part of a cell's identity."""
 ONE_TENSOR = ("float", "int8")
 """Modes in which nothing is done about outliers."""
 SAFE_SHIFTS = (7, 8)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from qexp.conf.errors import RunError, UserError
-from qexp.conf.schema import ExperimentConfig
+from qexp.conf.schema import ExperimentConfig, MethodChoice
 from qexp.results.schema import Record
 from qexp.results.store import Store
 from qexp.runner.experiment import run_experiment
@@ -117,3 +118,11 @@ def test_a_claim_that_does_not_hold_ends_the_run(configure: Configure, monkeypat
     monkeypatch.setattr(ForwardProduct, "forward", in_floats)
     with pytest.raises(RunError, match="is claimed in integers, but aten::mm multiplied floats in its forward"):
         run(configure(*METHOD))
+
+
+def test_a_setting_that_came_later_is_part_of_the_identity_only_where_it_is_used(configure: Configure) -> None:
+    cfg = configure(*METHOD)
+    (choice,) = cfg.method
+    earlier = {key: value for key, value in choice.settings.items() if key not in ("layernorm", "embedding")}
+    assert cell_id(replace(cfg, method=(MethodChoice(choice.name, earlier),))) == cell_id(cfg)
+    assert cell_id(configure(*METHOD, "method.layernorm=true")) != cell_id(cfg)
