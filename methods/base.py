@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -33,6 +33,20 @@ class Surgery:
 
 
 @dataclass(frozen=True)
+class Context:
+    """What a method may know of the run it acts in."""
+
+    max_length: int
+    """The configured sequence length T."""
+    pretrained: bool
+    """Whether the weights are trained ones."""
+    quant: QuantConfig = field(default_factory=lambda: QuantConfig("none", bits=()))
+    """The run's quantizers: for methods that quantize in training."""
+    max_steps: int = 0
+    """Steps of training to come."""
+
+
+@dataclass(frozen=True)
 class ParameterRule:
     """Optimizer settings for parameters whose name contains ``match``: a factor on the learning rate, and the decay."""
 
@@ -56,6 +70,8 @@ class BaseMethod:
     name: ClassVar[str]
     paper: ClassVar[str | None] = None
     """arXiv id."""
+    shows_ptq: ClassVar[bool] = False
+    """Whether a run also evaluates plain post-training quantization of its network, for comparison."""
     changes_nothing: ClassVar[bool] = False
     """True only for a baseline: an empty :class:`Surgery` is then allowed."""
 
@@ -67,12 +83,14 @@ class BaseMethod:
         """False where the network is trained as without the method: it then shares the trained network of others."""
         return registry.acts_in_training(self.settings)
 
-    def prepare(self, model: AdaptedModel, *, max_length: int, pretrained: bool) -> Surgery:
-        """Before training: swap attention parts, insert quantizers, install scales.
-
-        ``max_length`` is the configured sequence length T; ``pretrained`` says whether the weights are trained ones.
-        """
+    def prepare(self, model: AdaptedModel, context: Context) -> Surgery:
+        """Before training: swap attention parts, insert quantizers, install scales."""
         return Surgery()
+
+    def calibrate(self, model: AdaptedModel, batches: Iterable[Batch]) -> None:
+        """After ``prepare``, on calibration inputs: find ranges, fit scales. Left out where training goes on from a
+        checkpoint, which holds what was found."""
+        return None
 
     def parameter_rules(self) -> tuple[ParameterRule, ...]:
         return ()
@@ -93,6 +111,10 @@ class BaseMethod:
 
     def finish(self, model: AdaptedModel) -> None:
         """After training: take away what is no part of the network to be evaluated."""
+        return None
+
+    def strip(self, model: AdaptedModel) -> None:
+        """Take away what only ``convert`` needs of a finished network: what is left is the form that it quantizes."""
         return None
 
     def execute(self, model: AdaptedModel, backend: str) -> Execution | None:

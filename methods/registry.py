@@ -72,6 +72,11 @@ def trained_with(choices: Sequence[MethodChoice]) -> tuple[MethodChoice, ...]:
     return acting or (MethodChoice(BASELINE),)
 
 
+def quantizes_training(choices: Sequence[MethodChoice]) -> bool:
+    """Whether one of the methods trains with quantizers; a method's ``Settings`` may say so, and then has ``bits``."""
+    return any(getattr(settings_class(choice.name), "quantizes_training", False) for choice in choices)
+
+
 def in_integers(choices: Sequence[MethodChoice]) -> bool:
     """Whether one of the methods multiplies integers itself; a method's ``Settings`` may say so."""
     settings = (validate(choice.name, choice.settings) for choice in choices)

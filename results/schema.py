@@ -8,6 +8,8 @@ from typing import Any, Literal
 RECORD_VERSION = 1
 INTEGER = ".integer"
 """Ending of a setting that was executed in integers: ``w8a8.integer`` beside the simulated ``w8a8``."""
+PTQ = ".ptq"
+"""Ending of a setting that is plain post-training quantization, beside the setting that a method converted."""
 OWN = "method"
 """Setting of the network as its method computes it: simulated, or ``method.integer`` where it was executed."""
 Status = Literal["finished", "diverged", "failed", "interrupted"]
@@ -32,7 +34,8 @@ class Metric:
 class Record:
     """One experiment from configuration to figures, as kept in ``<results_dir>/<table>/<cell_id>.json``.
 
-    ``metrics``: setting (``float``, ``w8a8``, ``w8a8.integer``, ``method``) -> metric name -> :class:`Metric`.
+    ``metrics``: setting (``float``, ``w8a8``, ``w8a8.integer``, ``w8a8.ptq``, ``method``) -> metric name ->
+    :class:`Metric`.
     ``outliers``: ``{"summary": {...}, "sites": {site name: {...}}}`` of the float model, empty where not measured.
     ``integer``: bits -> ``{"certificate": {...}, "gap": {...}}``: what really ran for the figures of ``w8a8.integer``;
     ``method`` has no gap, since nothing is simulated beside it.

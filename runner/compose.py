@@ -22,7 +22,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from qexp.conf.catalog import SCALES
 from qexp.conf.errors import UserError
-from qexp.conf.schema import ExperimentConfig, Objective
+from qexp.conf.schema import ExperimentConfig, MethodChoice, Objective, QuantConfig
+from qexp.methods.registry import quantizes_training
 from qexp.models.sources import MASKED_FAMILIES, family_of, is_pretrained
 from qexp.results.select import flatten
 from qexp.runner.checking import check, check_key
@@ -38,10 +39,12 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
     """
     request = parse(overrides)
     tree = _compose_groups(request)
-    config = _settle(deepcopy(tree), request)
+    implied = _take_implied(tree)
+    recipe = implied.pop("train", None)
+    config = _settle(deepcopy(tree), request, implied)
     if "train" not in request.groups:
-        tree.train = _compose("train/" + _recipe(config), []).train
-        config = _settle(tree, request)
+        tree.train = _compose("train/" + (recipe or _recipe(config)), []).train
+        config = _settle(tree, request, implied)
     return config
 
 
@@ -63,10 +66,12 @@ def compose_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple
     return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
 
 
-def _settle(tree: DictConfig, request: Request) -> ExperimentConfig:
-    """Lay the scale and then the user's values over the choices, check the whole, and settle the objective."""
+def _settle(tree: DictConfig, request: Request, implied: Mapping[str, Any]) -> ExperimentConfig:
+    """Lay the scale, what the methods imply, and the user's values over the choices; check; settle what is open."""
     by_name = _methods_by_name(tree)
     _apply_scale(tree)
+    for key, wanted in implied.items():
+        OmegaConf.update(tree, key, wanted, force_add=True)
     for value in request.values:
         _apply(tree, value, tuple(by_name))
     data = _resolve(tree)
@@ -74,7 +79,17 @@ def _settle(tree: DictConfig, request: Request) -> ExperimentConfig:
     config = check({key: value for key, value in data.items() if key != "method"}, methods)
     if is_pretrained(config.model) and config.model.path is None:
         raise UserError("model.path must be given: model.path=organisation/name, or a local folder")
+    config = replace(config, method=tuple(_with_bits(choice, config.quant) for choice in config.method))
     return replace(config, task=replace(config.task, objective=resolve_objective(config)))
+
+
+def _with_bits(choice: MethodChoice, quant: QuantConfig) -> MethodChoice:
+    """Settle the bits that a method trains at: where it names none, the first that are evaluated."""
+    if not quantizes_training([choice]) or choice.settings["bits"] is not None:
+        return choice
+    if not quant.bits:
+        raise UserError(f"method={choice.name} trains with quantizers: choose method.bits=w8a8, or quant.bits=[w8a8]")
+    return replace(choice, settings={**choice.settings, "bits": quant.bits[0]})
 
 
 def _compose_groups(request: Request) -> DictConfig:
@@ -103,6 +118,17 @@ def _composed(name: str, chosen: tuple[str, ...]) -> DictConfig:
         GlobalHydra.instance().hydra = before
     OmegaConf.set_struct(tree, False)
     return tree
+
+
+def _take_implied(tree: DictConfig) -> dict[str, Any]:
+    """Remove and return what the methods' YAMLs imply: values of other groups that hold unless the user sets them."""
+    single = isinstance(tree.method.get("name"), str)
+    found: dict[str, Any] = {}
+    for node in [tree.method] if single else tree.method.values():
+        for key, value in (node.pop("implies", None) or {}).items():
+            if found.setdefault(key, value) != value:
+                raise UserError(f"the methods imply {key}={found[key]} and {key}={value}: choose one with {key}=...")
+    return found
 
 
 def _methods_by_name(tree: DictConfig) -> list[str]:

@@ -15,8 +15,10 @@ from qexp.conf.schema import EvalConfig, ExperimentConfig
 from qexp.kernels.fixed_point.mapping import NotFiniteError
 from qexp.methods.base import BaseMethod, Batch
 from qexp.models.certificate import Recorder
+from qexp.models.quantization import quantize_model
 from qexp.models.statistics import measure_outliers
 from qexp.results.schema import Metric
+from qexp.runner.batches import calibration_batches, inputs_of
 from qexp.runner.trained import Trained
 
 if TYPE_CHECKING:
@@ -31,11 +33,16 @@ def quantized_network(
     task: Task,
     device: torch.device,
     progress: ProgressReporter,
+    plain: bool = False,
 ) -> torch.nn.Module:
-    """A copy of the network, calibrated and converted to ``bits``, that simulates integers in floating point."""
-    batches = calibration_batches(cfg, task, device)
+    """A copy of the network, calibrated and converted to ``bits``, that simulates integers in floating point.
+
+    ``plain``: by post-training quantization, whatever the methods do.
+    """
+    batches = calibration_batches(cfg.quant.calibration, task, device)
     with _phase(progress, f"calibrating {bits}", len(batches)):
-        return _converter(trained).convert(trained.model, cfg.quant, bits, _reporting(batches, progress))
+        convert = quantize_model if plain else converter(trained).convert
+        return convert(trained.model, cfg.quant, bits, _reporting(batches, progress))
 
 
 def evaluate_network(
@@ -107,17 +114,9 @@ def outliers(
         return measure_outliers(trained.model, _reporting(batches, progress))
 
 
-def calibration_batches(cfg: ExperimentConfig, task: Task, device: torch.device) -> list[Batch]:
-    """Inputs (no labels) for range estimation, drawn from the training set with the calibration seed."""
-    settings = cfg.quant.calibration
-    examples = task.calibration(settings.batches * settings.batch_size, settings.seed)
-    loader = DataLoader(examples, batch_size=settings.batch_size, collate_fn=task.collator)
-    return [_inputs(batch, device) for batch in loader]
-
-
 def _first_batches(cfg: EvalConfig, task: Task, device: torch.device) -> list[Batch]:
     loader = DataLoader(task.evaluation(), batch_size=cfg.batch_size, collate_fn=task.collator)
-    return [_inputs(batch, device) for _, batch in zip(range(cfg.outlier_batches), loader, strict=False)]
+    return [inputs_of(batch, device) for _, batch in zip(range(cfg.outlier_batches), loader, strict=False)]
 
 
 def write_heatmaps(found: dict[str, Any], folder: Path, title: str) -> dict[str, str]:
@@ -126,7 +125,7 @@ def write_heatmaps(found: dict[str, Any], folder: Path, title: str) -> dict[str,
     return draw(found, folder, title)
 
 
-def _converter(trained: Trained) -> BaseMethod:
+def converter(trained: Trained) -> BaseMethod:
     """The one method that converts in its own way, or the first, whose conversion is then the default."""
     own = [method for method in trained.methods if type(method).convert is not BaseMethod.convert]
     if len(own) > 1:
@@ -136,10 +135,6 @@ def _converter(trained: Trained) -> BaseMethod:
 
 def _names(methods: Sequence[BaseMethod]) -> str:
     return " and ".join(method.name for method in methods)
-
-
-def _inputs(batch: Batch, device: torch.device) -> Batch:
-    return {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
 
 
 def _reporting(batches: list[Batch], progress: ProgressReporter) -> Iterator[Batch]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qexp.conf.schema import ExperimentConfig
-from qexp.results.schema import INTEGER, OWN, Metric, Record
+from qexp.results.schema import INTEGER, OWN, PTQ, Metric, Record
 from qexp.results.store import Store
 from qexp.runner.compose import to_dict
 from qexp.runner.disk import full_disk_explained
@@ -179,6 +179,11 @@ def _setting(
         quantized = evaluation.quantized_network(cfg, bits, trained, task, device, progress)
         simulated = evaluation.evaluate_network(f"evaluating {bits}", cfg.eval, quantized, task, device, progress)
     findings.metrics[bits] = simulated
+    if evaluation.converter(trained).shows_ptq:
+        with findings.timed(f"evaluate.{bits}{PTQ}"):
+            plain = evaluation.quantized_network(cfg, bits, trained, task, device, progress, plain=True)
+            ptq = evaluation.evaluate_network(f"evaluating {bits} PTQ", cfg.eval, plain, task, device, progress)
+        findings.metrics[bits + PTQ] = ptq
     if cfg.eval.integer:
         from qexp.runner.integer import evaluate_integer
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
 from qexp.conf.errors import UserError
-from qexp.conf.schema import ExperimentConfig, MethodChoice
+from qexp.conf.schema import ExperimentConfig, MethodChoice, QuantConfig
 from qexp.models.sources import INTEGER_WEIGHTS
 from qexp.results.schema import Record
 from qexp.results.store import Store
@@ -116,6 +118,7 @@ def load_exported(folder: Path | str, backend: str = "auto") -> IntegerModel:
     Raises:
         UserError: for a folder that is damaged, incomplete, or no exported model.
     """
+    from qexp.methods.base import Context
     from qexp.models.integer_saving import load_integer
     from qexp.models.saving import read_settings
     from qexp.runner.trained import as_evaluated, create_methods
@@ -124,7 +127,10 @@ def load_exported(folder: Path | str, backend: str = "auto") -> IntegerModel:
 
     def apply(model: AdaptedModel, methods: list[dict[str, Any]]) -> None:
         chosen = create_methods([MethodChoice(**method) for method in methods])
-        as_evaluated(model, chosen, settings["max_length"], settings["pretrained"])
+        quant = TypeAdapter(QuantConfig).validate_python(settings.get("quant", {"name": "none", "bits": []}))
+        as_evaluated(model, chosen, Context(settings["max_length"], settings["pretrained"], quant))
+        for method in chosen:
+            method.strip(model)
 
     return load_integer(folder, apply, backend)
 

@@ -24,7 +24,7 @@ from qexp.conf.schema import (
     VOLATILE_SUBKEYS,
     ExperimentConfig,
 )
-from qexp.methods.registry import later_settings, trained_with
+from qexp.methods.registry import later_settings, quantizes_training, trained_with
 from qexp.results.schema import RECORD_VERSION
 
 PACKAGES = (
@@ -45,21 +45,28 @@ def cell_id(cfg: ExperimentConfig) -> str:
 def training_id(cfg: ExperimentConfig) -> str:
     """Identity of a trained model: like :func:`cell_id`, without the keys and methods that act only after training."""
     trained = replace(cfg, method=trained_with(cfg.method))
-    return _digest({"training": _without(_identity(trained), EVALUATION_KEYS, EVALUATION_SUBKEYS)})
+    config = _without(_identity(trained), EVALUATION_KEYS, EVALUATION_SUBKEYS)
+    if quantizes_training(trained.method):
+        config["quant"] = {key: value for key, value in asdict(cfg.quant).items() if key != "bits"}
+    return _digest({"training": config})
 
 
 def _identity(cfg: ExperimentConfig) -> dict[str, Any]:
     """What may change a figure. A key that came later is left out at the value that older records imply."""
     config = _without(asdict(cfg), VOLATILE_KEYS, VOLATILE_SUBKEYS)
-    config["method"] = [_without_implied(**choice) for choice in config["method"]]
-    implied = {g: tuple(k for k, v in keys.items() if config[g][k] == v) for g, keys in LATER_SUBKEYS.items()}
-    return _without(config, (), implied)
+    config["method"] = [
+        {"name": choice["name"], "settings": _without_implied(choice["settings"], later_settings(choice["name"]))}
+        for choice in config["method"]
+    ]
+    for group, later in LATER_SUBKEYS.items():
+        config[group] = _without_implied(config[group], later)
+    if further := config.pop("ood"):
+        config["ood"] = [_without_implied(task, LATER_SUBKEYS["task"]) for task in further]
+    return config
 
 
-def _without_implied(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    later = later_settings(name)
-    kept = {key: value for key, value in settings.items() if key not in later or value != later[key]}
-    return {"name": name, "settings": kept}
+def _without_implied(values: dict[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in later or value != later[key]}
 
 
 def _without(config: dict[str, Any], keys: tuple[str, ...], subkeys: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:

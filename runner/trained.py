@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from qexp.conf.errors import UserError
 from qexp.conf.schema import ExperimentConfig, MethodChoice
 from qexp.methods import registry
-from qexp.methods.base import BaseMethod, Surgery
+from qexp.methods.base import BaseMethod, Context, Surgery
 from qexp.models.adapt import adapt
 from qexp.models.loading import is_pretrained, load_model
 from qexp.models.saving import load_saved, save_model
 from qexp.models.sites import AdaptedModel
+from qexp.runner.batches import calibration_batches
 from qexp.runner.provenance import training_id
-from qexp.runner.training import discard, train
+from qexp.runner.training import discard, resume_point, train
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +49,11 @@ def acting(methods: Sequence[BaseMethod]) -> tuple[BaseMethod, ...]:
     return tuple(method for method in methods if method.acts_in_training)
 
 
-def prepare_methods(model: AdaptedModel, methods: Sequence[BaseMethod], max_length: int, pretrained: bool) -> Surgery:
+def context_of(cfg: ExperimentConfig) -> Context:
+    return Context(cfg.task.max_length, is_pretrained(cfg.model), cfg.quant, cfg.train.max_steps)
+
+
+def prepare_methods(model: AdaptedModel, methods: Sequence[BaseMethod], context: Context) -> Surgery:
     """Let each method change the network, in order.
 
     Raises:
@@ -56,16 +61,16 @@ def prepare_methods(model: AdaptedModel, methods: Sequence[BaseMethod], max_leng
     """
     replaced = []
     for method in methods:
-        surgery = method.prepare(model, max_length=max_length, pretrained=pretrained)
+        surgery = method.prepare(model, context)
         if not surgery.replaced and not method.changes_nothing:
             raise UserError(f"method={method.name} found nothing to change in a {model.family} model")
         replaced += list(surgery.replaced)
     return Surgery(tuple(replaced))
 
 
-def as_evaluated(model: AdaptedModel, methods: Sequence[BaseMethod], max_length: int, pretrained: bool) -> None:
+def as_evaluated(model: AdaptedModel, methods: Sequence[BaseMethod], context: Context) -> None:
     """Bring a network with fresh weights to the form in which ``methods`` leave a trained one."""
-    prepare_methods(model, methods, max_length, pretrained)
+    prepare_methods(model, methods, context)
     for method in methods:
         method.finish(model)
 
@@ -87,12 +92,15 @@ def obtain(
     network = load_model(cfg.model, task.objective, task.num_labels, tokenizer, cfg.task.max_length, cfg.seed)
     model = adapt(network)
     active = acting(methods)
-    surgery = prepare_methods(model, active, cfg.task.max_length, is_pretrained(cfg.model))
+    surgery = prepare_methods(model, active, context_of(cfg))
     model.module.to(device)
     facts: dict[str, Any] = {"steps": 0, "replaced": [asdict(change) for change in surgery.replaced]}
+    partial = home.with_name(f"{home.name}.partial")
+    resume_from = resume_point(partial, progress) if cfg.train.max_steps else None
+    if resume_from is None:
+        _calibrate(cfg, model, active, task, device, progress)
     if cfg.train.max_steps:
-        partial = home.with_name(f"{home.name}.partial")
-        facts |= asdict(train(cfg, model, active, task, partial, device, progress, tracker))
+        facts |= asdict(train(cfg, model, active, task, partial, resume_from, device, progress, tracker))
     for method in active:
         method.finish(model)
     if cfg.train.max_steps:
@@ -103,12 +111,32 @@ def obtain(
     return Trained(model, methods, facts)
 
 
+def _calibrate(
+    cfg: ExperimentConfig,
+    model: AdaptedModel,
+    methods: Sequence[BaseMethod],
+    task: Task,
+    device: torch.device,
+    progress: ProgressReporter,
+) -> None:
+    for method in methods:
+        if type(method).calibrate is not BaseMethod.calibrate:
+            progress.start(f"calibrating {method.name}", None)
+            try:
+                method.calibrate(model, calibration_batches(cfg.quant.calibration, task, device))
+            finally:
+                progress.finish()
+
+
 def own_settings(cfg: ExperimentConfig, facts: dict[str, Any]) -> dict[str, Any]:
     """What a saved network keeps beside its weights, so that its methods can be put in place again."""
+    methods = registry.trained_with(cfg.method)
+    quant = {"quant": asdict(cfg.quant)} if registry.quantizes_training(methods) else {}
     return {
-        "methods": [asdict(choice) for choice in registry.trained_with(cfg.method)],
+        "methods": [asdict(choice) for choice in methods],
         "max_length": cfg.task.max_length,
         "pretrained": is_pretrained(cfg.model),
+        **quant,
         "training": facts,
     }
 
@@ -119,7 +147,7 @@ def _load(
     methods = create_methods(cfg.method)
 
     def apply(model: AdaptedModel, _: list[dict[str, Any]]) -> None:
-        as_evaluated(model, acting(methods), cfg.task.max_length, is_pretrained(cfg.model))
+        as_evaluated(model, acting(methods), context_of(cfg))
 
     try:
         model, settings = load_saved(home, task.objective, task.num_labels, apply)

@@ -58,11 +58,12 @@ def train(
     methods: Sequence[BaseMethod],
     task: Task,
     folder: Path,
+    resume_from: Path | None,
     device: torch.device,
     progress: ProgressReporter,
     tracker: Tracker,
 ) -> TrainingResult:
-    """Train ``model`` in place with checkpoints below ``folder``, going on from the last whole one.
+    """Train ``model`` in place with checkpoints below ``folder``, going on from one of them where it is given.
 
     Raises:
         Diverged: if the loss stops being finite; the last checkpoint stays.
@@ -70,7 +71,6 @@ def train(
     """
     freeze(model.module, cfg.train.freeze)
     _set_dropout(model.module, cfg.train.dropout)
-    resume_from = _resume_point(folder, progress)
     examples, stop = task.train(), StopRequest()
     with ExitStack() as stack:
         stack.enter_context(quiet())
@@ -227,7 +227,8 @@ def _set_dropout(module: nn.Module, probability: float | None) -> None:
                 setattr(child, name, probability)
 
 
-def _resume_point(folder: Path, progress: ProgressReporter) -> Path | None:
+def resume_point(folder: Path, progress: ProgressReporter) -> Path | None:
+    """The last whole checkpoint below ``folder``; tells of it, and of broken ones that were set aside."""
     checkpoint, broken = checkpoints.last_checkpoint(folder)
     for path in broken:
         progress.message(f"set aside a broken checkpoint: {path}")

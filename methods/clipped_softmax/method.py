@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from qexp.kernels.attention import gamma_from_alpha
-from qexp.methods.base import BaseMethod, SiteChange, Surgery
+from qexp.methods.base import BaseMethod, Context, SiteChange, Surgery
 from qexp.methods.clipped_softmax.functional import ClippedSoftmax
 from qexp.methods.clipped_softmax.settings import PAPER_GAMMA, Settings
 from qexp.models.attention import Softmax
@@ -20,8 +20,8 @@ class ClippedSoftmaxMethod(BaseMethod):
     paper: ClassVar[str | None] = "2306.12929"
     settings: Settings
 
-    def prepare(self, model: AdaptedModel, *, max_length: int, pretrained: bool) -> Surgery:
-        gamma, zeta = self.gamma(max_length), self.settings.zeta
+    def prepare(self, model: AdaptedModel, context: Context) -> Surgery:
+        gamma, zeta = self.gamma(context.max_length), self.settings.zeta
         # The neutral setting is the ordinary softmax itself, so that it takes vanilla's fused path, bit for bit.
         neutral = gamma == 0.0 and zeta == 1.0
         changes = set_probability(

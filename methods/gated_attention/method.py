@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import nn
 
 from qexp.kernels.gates import AllHeadsLinearGate, LinearGate, MLPGate
-from qexp.methods.base import BaseMethod, ParameterRule, SiteChange, Surgery
+from qexp.methods.base import BaseMethod, Context, ParameterRule, SiteChange, Surgery
 from qexp.methods.gated_attention.settings import Settings
 from qexp.models.sites import AdaptedModel, AttentionInfo
 from qexp.models.surgery import set_gate
@@ -23,8 +23,8 @@ class GatedAttention(BaseMethod):
     paper: ClassVar[str | None] = "2306.12929"
     settings: Settings
 
-    def prepare(self, model: AdaptedModel, *, max_length: int, pretrained: bool) -> Surgery:
-        finetune = pretrained if self.settings.finetune == "auto" else self.settings.finetune
+    def prepare(self, model: AdaptedModel, context: Context) -> Surgery:
+        finetune = context.pretrained if self.settings.finetune == "auto" else self.settings.finetune
         changes = set_gate(model, lambda info: self._gate(info, finetune), owner=self.name)
         return Surgery(tuple(SiteChange(*change) for change in changes))
 

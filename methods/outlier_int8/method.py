@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from qexp.conf.errors import UserError
-from qexp.methods.base import BaseMethod, Batch, Execution, SiteChange, Surgery
+from qexp.methods.base import BaseMethod, Batch, Context, Execution, SiteChange, Surgery
 from qexp.methods.outlier_int8.analysis import analyse
 from qexp.methods.outlier_int8.functional import arithmetic
 from qexp.methods.outlier_int8.settings import Settings
@@ -27,7 +27,7 @@ class OutlierInt8(BaseMethod):
     paper: ClassVar[str | None] = "2312.09211"
     settings: Settings
 
-    def prepare(self, model: AdaptedModel, *, max_length: int, pretrained: bool) -> Surgery:
+    def prepare(self, model: AdaptedModel, context: Context) -> Surgery:
         return Surgery(tuple(SiteChange(name, self._words(name)) for name in self._install(model.module)))
 
     def certify_step(self, model: AdaptedModel, recorder: Recorder) -> dict[str, Any]:

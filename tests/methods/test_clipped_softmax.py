@@ -9,6 +9,7 @@ from qexp.conf.errors import UserError
 from qexp.conf.schema import QuantConfig
 from qexp.kernels.attention import clipped_softmax
 from qexp.methods.clipped_softmax.functional import ClippedSoftmax
+from qexp.methods.base import Context
 from qexp.methods.registry import create
 from qexp.models.adapt import adapt
 from qexp.models.capture import capture
@@ -18,7 +19,7 @@ LENGTH = 10
 
 def prepared(model, **settings):
     adapted = adapt(model)
-    surgery = create("clipped_softmax", settings).prepare(adapted, max_length=LENGTH, pretrained=False)
+    surgery = create("clipped_softmax", settings).prepare(adapted, Context(LENGTH, pretrained=False))
     return adapted, surgery
 
 
@@ -75,7 +76,7 @@ def test_clipped_entries_get_no_gradient(network, tokens):
 def test_twice_is_an_error(network):
     adapted, _ = prepared(network("opt"))
     with pytest.raises(UserError, match="'clipped_softmax' and 'clipped_softmax' both set"):
-        create("clipped_softmax", {}).prepare(adapted, max_length=LENGTH, pretrained=False)
+        create("clipped_softmax", {}).prepare(adapted, Context(LENGTH, pretrained=False))
 
 
 def test_converts_to_a_quantized_network_that_still_clips(family, network, tokens):

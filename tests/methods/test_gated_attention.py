@@ -9,6 +9,7 @@ import torch
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import QuantConfig
+from qexp.methods.base import Context
 from qexp.methods.registry import create
 from qexp.models.adapt import adapt
 from qexp.models.surgery import parts_of
@@ -19,7 +20,7 @@ KINDS = ("linear", "mlp", "all_heads")
 def prepared(model, pretrained=False, **settings):
     adapted = adapt(model)
     method = create("gated_attention", settings)
-    return adapted, method.prepare(adapted, max_length=8, pretrained=pretrained), method
+    return adapted, method.prepare(adapted, Context(8, pretrained=pretrained)), method
 
 
 def gates(adapted):
@@ -129,10 +130,10 @@ def test_gate_is_causal(network, tokens, output_of):
 def test_combines_with_clipped_softmax_but_not_with_itself(network, tokens, output_of):
     adapted, _, method = prepared(network("bert"))
     once = output_of(adapted.module, tokens())
-    create("clipped_softmax", {"gamma": -0.1}).prepare(adapted, max_length=8, pretrained=False)
+    create("clipped_softmax", {"gamma": -0.1}).prepare(adapted, Context(8, pretrained=False))
     assert not torch.equal(output_of(adapted.module, tokens()), once)
     with pytest.raises(UserError, match="both set the attention's gate"):
-        method.prepare(adapted, max_length=8, pretrained=False)
+        method.prepare(adapted, Context(8, pretrained=False))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,6 +9,7 @@ import torch
 
 from qexp.conf.errors import UserError
 from qexp.kernels.int8 import select
+from qexp.methods.base import Context
 from qexp.methods.registry import acts_in_training, create, in_integers, trained_with, validate
 from qexp.models import fixed_point
 from qexp.models.adapt import adapt
@@ -45,7 +46,7 @@ def test_float_mode_is_the_network_as_it_is(network):
 def test_prepare_changes_every_linear_layer_and_finish_restores_them(family, head, mode, network, tokens, output_of):
     model = adapt(network(family, head))
     expected, method = output_of(model.module, tokens()), create("outlier_int8", {"mode": mode, "gamma": 1.0})
-    surgery = method.prepare(model, max_length=8, pretrained=True)
+    surgery = method.prepare(model, Context(8, pretrained=True))
     assert [change.site for change in surgery.replaced] == [name for name, _ in fixed_point_layers(model.module)]
     assert mode in surgery.replaced[0].change and not torch.equal(output_of(model.module, tokens()), expected)
     method.finish(model)
@@ -113,12 +114,10 @@ def test_certificate_has_only_int8_in_the_layers(family, network, tokens, output
 
 def test_excluded_layers_stay_in_floating_point(network):
     model = adapt(network("bert", "classifier"))
-    surgery = create("outlier_int8", {"exclude": ("classifier", "pooler")}).prepare(
-        model, max_length=8, pretrained=True
-    )
+    surgery = create("outlier_int8", {"exclude": ("classifier", "pooler")}).prepare(model, Context(8, pretrained=True))
     assert not [change for change in surgery.replaced if "classifier" in change.site or "pooler" in change.site]
     with pytest.raises(UserError, match="no layer's name contains 'pooller'"):
-        create("outlier_int8", {"exclude": ("pooller",)}).prepare(model, max_length=8, pretrained=True)
+        create("outlier_int8", {"exclude": ("pooller",)}).prepare(model, Context(8, pretrained=True))
 
 
 @pytest.mark.parametrize("part", ["layernorm", "embedding"])
@@ -128,7 +127,7 @@ def test_norms_and_tables_in_sixteen_bits_are_nearly_the_floats_and_go_away_agai
     found, _ = executed(network("bert"), tokens, output_of, **wide)
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=5e-3)
     model, method = adapt(network("bert")), create("outlier_int8", wide)
-    surgery = method.prepare(model, max_length=8, pretrained=True)
+    surgery = method.prepare(model, Context(8, pretrained=True))
     assert any(part in change.site.lower() for change in surgery.replaced)
     gradients(model.module, tokens())
     method.finish(model)
@@ -157,7 +156,7 @@ def test_coarse_norms_and_tables_change_the_outcome(network, tokens, output_of):
 
 def test_a_network_without_layernorm_is_told(network):
     with pytest.raises(UserError, match="method.layernorm=true: this network has no LayerNorm"):
-        create("outlier_int8", {"layernorm": True}).prepare(adapt(network("llama")), max_length=8, pretrained=True)
+        create("outlier_int8", {"layernorm": True}).prepare(adapt(network("llama")), Context(8, pretrained=True))
 
 
 @pytest.mark.parametrize(
