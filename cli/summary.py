@@ -11,6 +11,7 @@ from rich.table import Table
 from qexp.cli.certificate import print_executed
 from qexp.cli.progress import duration
 from qexp.results.schema import INTEGER, OWN, Metric, Record
+from qexp.results.select import model_label
 from qexp.results.store import Store
 
 STATUS_STYLE = {"finished": "green"}
@@ -36,7 +37,8 @@ def print_summary(console: Console, record: Record, store: Store) -> None:
 
 def _print_head(console: Console, record: Record) -> None:
     config = record.config
-    names = [" + ".join(choice["name"] for choice in config["method"]), config["model"]["name"], config["task"]["name"]]
+    methods = " + ".join(choice["name"] for choice in config["method"])
+    names = [methods, model_label(config["model"]), config["task"]["name"]]
     style = STATUS_STYLE.get(record.status, "red")
     seconds = sum(record.timings.values())
     took = f" in {duration(seconds)}" if seconds else ""

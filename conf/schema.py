@@ -15,6 +15,8 @@ from pydantic.dataclasses import dataclass
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=False)
 
 Objective = Literal["causal_lm", "masked_lm", "classification", "regression"]
+ScalingRole = Literal["attention_norm", "ffn_norm", "value", "up", "ffn_hidden"]
+"""Where a scale for each channel can fold into the weights around it (not everywhere in every family)."""
 RangeEstimator = Literal["minmax", "running_minmax", "percentile", "mse"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -27,6 +29,20 @@ class MethodChoice:
 
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=STRICT)
+class PlantConfig:
+    """Outliers planted in the loaded network without changing its function: scales folded into its weights."""
+
+    channels: Positive
+    """How many channels of each scaled tensor are outliers."""
+    factor: Annotated[float, Field(gt=1.0)]
+    """How many times larger they become; a power of two leaves the network's outputs the same bit for bit."""
+    roles: tuple[ScalingRole, ...] | None = None
+    """Where: null takes the normalisations that fold, and where none does (BERT) ``value``."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Chooses the channels, the same ones in every layer; the run's own seed does not."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -50,6 +66,8 @@ class ModelConfig:
     """Size of a tokenizer that is trained here; ignored otherwise."""
     train: str | None = None
     """The ``train=`` recipe of this model when the user names none (``none`` for models too large to train here)."""
+    plant_outliers: PlantConfig | None = None
+    """Outlier channels to plant right after loading, before training."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -218,7 +236,7 @@ VOLATILE_KEYS = ("tracking", "kernels", "results_dir", "table", "data_dir", "thr
 VOLATILE_SUBKEYS = {"train": ("save_steps", "logging_steps", "keep_model")}
 """Keys inside groups that cannot change a figure either."""
 
-LATER_SUBKEYS: dict[str, dict[str, Any]] = {"eval": {"integer": False}}
+LATER_SUBKEYS: dict[str, dict[str, Any]] = {"model": {"plant_outliers": None}, "eval": {"integer": False}}
 """Keys that came after the first records, each with the value that holds for those: at it, no part of the cell id."""
 
 EVALUATION_KEYS = ("quant", "eval")

@@ -10,7 +10,7 @@ from qexp.results.certificate import percent
 from qexp.results.columns import Column, formula_mark, heading, pretty
 from qexp.results.rows import ALIKE, Group, heading_of_key
 from qexp.results.schema import INTEGER, Record
-from qexp.results.select import flatten, text
+from qexp.results.select import labelled, text
 from qexp.results.statistics import differs
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ SPREAD = (
 def caption(records: Sequence[Record], columns: Sequence[Column]) -> str:
     """The metrics, and the model, task and scale that all share: ``Perplexity of gpt2 on ptb, scale=small``."""
     metrics = list(dict.fromkeys(column.metric for column in columns if column.setting != "outliers"))
-    flats = [flatten(record.config) for record in records]
+    flats = [labelled(record.config) for record in records]
     words = " and ".join(metrics).replace("_", " ") or "outlier statistics" if columns else "runs"
     for link, key in (("of", "model.name"), ("on", "task.name")):
         names = sorted({text(flat[key]) for flat in flats if key in flat})

@@ -9,7 +9,7 @@ from typing import Any
 
 from qexp.conf.schema import VOLATILE_KEYS, VOLATILE_SUBKEYS
 from qexp.results.schema import Record
-from qexp.results.select import Flat, check_keys, flatten, lookup, text
+from qexp.results.select import Flat, check_keys, labelled, lookup, text
 
 WITHOUT_EFFECT = (
     *(f"{group}.{key}" for group, keys in VOLATILE_SUBKEYS.items() for key in keys),
@@ -47,7 +47,7 @@ def group(records: Sequence[Record], rows: Sequence[str]) -> tuple[tuple[str, ..
     task and the scale come first where they differ, then ``rows``, then the rest. Returns the keys and the groups in
     their order: numbers by size, the baseline before other methods.
     """
-    flats = {record.cell_id: flatten(record.config) for record in records}
+    flats = {record.cell_id: labelled(record.config) for record in records}
     listed = list(flats.values())
     check_keys(records, rows)
     wanted = [_full(key, listed) for key in rows]

@@ -21,6 +21,21 @@ def flatten(config: Mapping[str, Any]) -> Flat:
     return {"method": tuple(methods), **dict(_leaves({**config, "method": methods}, ""))}
 
 
+def labelled(config: Mapping[str, Any]) -> Flat:
+    """:func:`flatten` for a reader of rows: the model's name is its :func:`model_label`."""
+    flat = flatten(config)
+    if "model.name" in flat:
+        flat["model.name"] = model_label(config["model"])
+    flat.pop("model.plant_outliers", None)  # nothing was planted: what a record without the key says
+    return flat
+
+
+def model_label(model: Mapping[str, Any]) -> str:
+    """A model's name and the outliers planted in it, channels x factor: ``minilm (planted 4 x 64)``."""
+    planted = model.get("plant_outliers")
+    return f"{model['name']} (planted {planted['channels']} x {planted['factor']:g})" if planted else str(model["name"])
+
+
 def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
     if not isinstance(value, Mapping):
         yield key, value

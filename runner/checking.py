@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
-from typing import Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -76,7 +77,7 @@ def check_executable(quant: QuantConfig) -> None:
 
 def all_keys(cls: Any = ExperimentConfig, prefix: str = "") -> Iterator[str]:
     """Every dotted key of the schema, groups and their members."""
-    for name, hint in get_type_hints(cls).items():
+    for name, hint in _hints(cls).items():
         if name == "method":
             continue
         yield prefix + name
@@ -84,8 +85,17 @@ def all_keys(cls: Any = ExperimentConfig, prefix: str = "") -> Iterator[str]:
             yield from all_keys(hint, f"{prefix}{name}.")
 
 
+def _hints(cls: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields; of ``X | None`` the X."""
+    found = {}
+    for name, hint in get_type_hints(cls).items():
+        members = [member for member in get_args(hint) if member is not NoneType]
+        found[name] = members[0] if get_origin(hint) in (Union, UnionType) and len(members) == 1 else hint
+    return found
+
+
 def _exists(cls: Any, parts: list[str]) -> bool:
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     if parts[0] not in hints:
         return False
     inner = hints[parts[0]]
@@ -151,7 +161,7 @@ def _wrap_scalars(cls: Any, data: Any) -> Any:
     if not isinstance(data, Mapping):
         return data
     wrapped = dict(data)
-    for name, hint in get_type_hints(cls).items():
+    for name, hint in _hints(cls).items():
         value = data.get(name)
         if is_dataclass(hint):
             wrapped[name] = _wrap_scalars(hint, value) if name in data else None
@@ -188,7 +198,7 @@ def _key_path(cls: Any, location: Sequence[int | str]) -> tuple[str, ...]:
     """The part of an error's location that names keys, without pydantic's marks for unions and list positions."""
     path: list[str] = []
     for part in map(str, location):
-        hints = get_type_hints(cls) if is_dataclass(cls) else {}
+        hints = _hints(cls) if is_dataclass(cls) else {}
         path.append(part)
         if part not in hints:
             return tuple(path) if len(path) == 1 or is_dataclass(cls) else tuple(path[:-1])

@@ -17,6 +17,7 @@ from qexp.methods import registry
 from qexp.methods.base import BaseMethod, Context, Surgery
 from qexp.models.adapt import adapt
 from qexp.models.loading import is_pretrained, load_model
+from qexp.models.planting import plant_outliers
 from qexp.models.saving import load_saved, save_model
 from qexp.models.sites import AdaptedModel
 from qexp.runner.batches import calibration_batches
@@ -91,6 +92,8 @@ def obtain(
     methods = create_methods(cfg.method)
     network = load_model(cfg.model, task.objective, task.num_labels, tokenizer, cfg.task.max_length, cfg.seed)
     model = adapt(network)
+    if cfg.model.plant_outliers is not None:
+        plant_outliers(model, cfg.model.plant_outliers)
     active = acting(methods)
     surgery = prepare_methods(model, active, context_of(cfg))
     model.module.to(device)
