@@ -17,6 +17,7 @@ STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=False)
 Objective = Literal["causal_lm", "masked_lm", "classification", "regression"]
 ScalingRole = Literal["attention_norm", "ffn_norm", "value", "up", "ffn_hidden"]
 """Where a scale for each channel can fold into the weights around it (not everywhere in every family)."""
+ScalingRoles = Annotated[tuple[ScalingRole, ...], Field(min_length=1)]
 RangeEstimator = Literal["minmax", "running_minmax", "percentile", "mse"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -39,7 +40,7 @@ class PlantConfig:
     """How many channels of each scaled tensor are outliers."""
     factor: Annotated[float, Field(gt=1.0)]
     """How many times larger they become; a power of two leaves the network's outputs the same bit for bit."""
-    roles: tuple[ScalingRole, ...] | None = None
+    roles: ScalingRoles | None = None
     """Where: null takes the normalisations that fold, and where none does (BERT) ``value``."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Chooses the channels, the same ones in every layer; the run's own seed does not."""

@@ -75,3 +75,19 @@ def test_a_record_gives_back_its_overrides() -> None:
 def test_what_is_wrong_is_told_in_a_line(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         compose([*PLANTED, override])
+
+
+def test_smoothing_gives_back_what_planting_takes_in_integers_too(configure: Configure) -> None:
+    options = ("quant=products", "quant.bits=[w8a8]", "train.max_steps=0")
+    worse = PLANTED[:2] + ("model.plant_outliers.factor=4096",)
+    plain, planted = run(configure("model=tiny_gpt2", *options)), run(configure(*worse, *options))
+    cfg = configure(*worse, *options, "method=smoothquant", "eval.integer=true")
+    assert training_id(cfg) == training_id(configure(*worse, *options))
+    smoothed = run(cfg)
+    assert smoothed.metrics["float"] == planted.metrics["float"]
+    assert smoothed.metrics["w8a8.ptq"] == planted.metrics["w8a8"]
+    target, *lost = (record.metrics["w8a8"]["perplexity"].value for record in (plain, smoothed, planted))
+    float_value = plain.metrics["float"]["perplexity"].value
+    assert abs(lost[0] - float_value) < 0.1 * abs(lost[1] - float_value), target
+    assert smoothed.integer["w8a8"]["certificate"]["products"]
+    assert abs(smoothed.integer["w8a8"]["gap"]["metric"]) < 1e-2 * target
