@@ -10,7 +10,7 @@ from rich.table import Table
 
 from qexp.cli.certificate import print_executed
 from qexp.cli.progress import duration
-from qexp.results.schema import INTEGER, OWN, Metric, Record
+from qexp.results.schema import INTEGER, ON, OWN, Metric, Record
 from qexp.results.select import model_label
 from qexp.results.store import Store
 
@@ -37,8 +37,11 @@ def print_summary(console: Console, record: Record, store: Store) -> None:
 
 def _print_head(console: Console, record: Record) -> None:
     config = record.config
-    methods = " + ".join(choice["name"] for choice in config["method"])
-    names = [methods, model_label(config["model"]), config["task"]["name"]]
+    names = [
+        " + ".join(choice["name"] for choice in config["method"]),
+        model_label(config["model"]),
+        config["task"]["name"],
+    ]
     style = STATUS_STYLE.get(record.status, "red")
     seconds = sum(record.timings.values())
     took = f" in {duration(seconds)}" if seconds else ""
@@ -61,23 +64,27 @@ def _baseline(record: Record, store: Store) -> Record | None:
 
 
 def _figures(record: Record, baseline: Record | None) -> Table:
-    """One row a setting; each metric with its difference from the float model's. The baseline's float model is last."""
+    """One row a setting; each metric with its difference from the float model's. The baseline's float model is last.
+
+    The further sets stand below the task's own, each in the same form: however many there are, it is as wide.
+    """
     grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    names = list(dict.fromkeys(name for by_name in record.metrics.values() for name in by_name))
+    measured = list(dict.fromkeys(name for by_name in record.metrics.values() for name in by_name))
+    names = [name for name in measured if ON not in name]
     grid.add_column("setting")
     for name in names:
         grid.add_column(name.replace("_", " "), justify="right")
         grid.add_column("difference", justify="right", style="dim")
     base = record.metrics.get("float", {})
-    for setting, by_name in record.metrics.items():
-        cells = [_named(setting, record)]
-        for name in names:
-            cells += _value_and_difference(by_name.get(name), None if setting == "float" else base.get(name))
-        grid.add_row(*cells)
+    rows = [(_named(setting, record), by_name, {} if by_name is base else base)
+            for setting, by_name in record.metrics.items()]  # fmt: skip
     if baseline is not None and "float" in baseline.metrics:
-        found = baseline.metrics["float"]
-        cells = [f"{baseline.config['method'][0]['name']} float"]
-        grid.add_row(*cells, *(cell for n in names for cell in _value_and_difference(found.get(n), base.get(n))))
+        rows.append((f"{baseline.config['method'][0]['name']} float", baseline.metrics["float"], base))
+    for ending in dict.fromkeys(name[len(name.partition(ON)[0]) :] for name in measured):
+        for label, found, other in rows:
+            keys = [name + ending for name in names]
+            cells = (cell for key in keys for cell in _value_and_difference(found.get(key), other.get(key)))
+            grid.add_row(escape(f"{label} on {ending.removeprefix(ON)}" if ending else label), *cells)
     return grid
 
 
@@ -108,8 +115,18 @@ def format_figure(value: float, sign: str = "") -> str:
 
 
 def _definitions(record: Record) -> dict[str, str]:
+    """Of a metric on a further set only what differs from the task's own."""
     metrics = (item for by_name in record.metrics.values() for item in by_name.items())
-    return {name.replace("_", " "): metric.definition for name, metric in metrics if metric.definition}
+    found = {name: metric.definition for name, metric in metrics if metric.definition}
+    told = {}
+    for name, definition in found.items():
+        metric, _, place = name.partition(ON)
+        common = found.get(metric, "").split("; ") if place else []
+        parts = (
+            ["the same", *(part for part in definition.split("; ") if part not in common)] if place else [definition]
+        )
+        told[f"{metric} on {place}" if place else metric.replace("_", " ")] = "; ".join(parts)
+    return told
 
 
 def _print_outliers(console: Console, record: Record) -> None:

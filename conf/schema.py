@@ -101,6 +101,8 @@ class TaskConfig:
     eval_split: str = "validation"
     recipe: int = 1
     """Raised whenever the same configuration would give other figures."""
+    ood: tuple[str, ...] = ()
+    """Running text only: tasks or folders of text of other distributions, evaluated too with ``eval.ood``."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -186,6 +188,8 @@ class EvalConfig:
     heatmaps: bool = True
     integer: bool = False
     """After every quantized setting, run it in integers too: its own figures, the gap, and a certificate."""
+    ood: bool = False
+    """Evaluate every setting on the text of ``task.ood`` too: its figures are ``perplexity@NAME``."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -229,6 +233,8 @@ class ExperimentConfig:
     results_dir: str = "runs"
     table: str = "adhoc"
     """Sub-folder of ``results_dir`` that the record is filed under."""
+    ood: tuple[TaskConfig, ...] = ()
+    """What ``task.ood`` names, settled while composing; empty without ``eval.ood``."""
 
 
 VOLATILE_KEYS = ("tracking", "kernels", "results_dir", "table", "data_dir", "threads", "device")
@@ -237,11 +243,18 @@ VOLATILE_KEYS = ("tracking", "kernels", "results_dir", "table", "data_dir", "thr
 VOLATILE_SUBKEYS = {"train": ("save_steps", "logging_steps", "keep_model")}
 """Keys inside groups that cannot change a figure either."""
 
-LATER_SUBKEYS: dict[str, dict[str, Any]] = {"model": {"plant_outliers": None}, "eval": {"integer": False}}
+SETTLED_KEYS = ("ood",)
+"""Top-level keys that follow from others and that nobody sets."""
+
+LATER_SUBKEYS: dict[str, dict[str, Any]] = {
+    "model": {"plant_outliers": None},
+    "task": {"ood": ()},
+    "eval": {"integer": False, "ood": False},
+}
 """Keys that came after the first records, each with the value that holds for those: at it, no part of the cell id."""
 
-EVALUATION_KEYS = ("quant", "eval")
+EVALUATION_KEYS = ("quant", "eval", "ood")
 """Top-level keys that act only after training: configurations that differ only here share one trained model."""
 
-EVALUATION_SUBKEYS = {"task": ("eval_split", "eval_examples")}
+EVALUATION_SUBKEYS = {"task": ("eval_split", "eval_examples", "ood")}
 """Keys inside groups that act only after training."""

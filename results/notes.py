@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qexp.results.certificate import percent
 from qexp.results.columns import Column, formula_mark, heading, pretty
 from qexp.results.rows import ALIKE, Group, heading_of_key
-from qexp.results.schema import INTEGER, Record
+from qexp.results.schema import INTEGER, ON, Record
 from qexp.results.select import labelled, text
 from qexp.results.statistics import differs
 
@@ -108,8 +108,9 @@ def _gap(column: Column, records: Sequence[Record]) -> str:
     gaps = [record.integer[bits]["gap"] for record in records]
     shares = [gap["argmax_agreement"] for gap in gaps if gap["argmax_agreement"] is not None]
     told = [f"{column.metric.replace('_', ' ')} at most {max(abs(a - b) for a, b in pairs):.4g}"]
-    told.append(f"logits at most {max(gap['logits_max_abs'] for gap in gaps):.3g} apart")
-    if shares:
+    if ON not in column.metric:  # the logits were compared on the task's own set
+        told.append(f"logits at most {max(gap['logits_max_abs'] for gap in gaps):.3g} apart")
+    if shares and ON not in column.metric:
         told.append(f"{'' if min(shares) == 1 else 'at least '}{percent(min(shares))} of the largest logits the same")
     return f"{pretty(column.setting)} against {pretty(bits)}: {', '.join(told)}."
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qexp.conf.schema import VOLATILE_KEYS, VOLATILE_SUBKEYS
+from qexp.conf.schema import SETTLED_KEYS, VOLATILE_KEYS, VOLATILE_SUBKEYS
 from qexp.results.schema import Record
 from qexp.results.select import Flat, check_keys, labelled, lookup, text
 
@@ -16,8 +16,11 @@ WITHOUT_EFFECT = (
     "eval.heatmaps",
     "eval.outliers",
     "eval.integer",
+    "eval.ood",
+    "task.ood",
+    *SETTLED_KEYS,
 )
-"""Keys inside a group that cannot change a figure (what is measured besides is no figure of the table's)."""
+"""Keys that cannot change a figure (what is measured besides is no figure of the table's)."""
 NEVER_A_ROW = ("seed", "quant.bits", *WITHOUT_EFFECT)
 """Repetitions (the seed), what the columns show (the bits), and what has no effect."""
 ALIKE = ("model", "task", "scale")
@@ -121,7 +124,11 @@ def _label(flat: Flat, key: str, telling: dict[tuple[str, ...], list[str]]) -> s
 
 
 def _block(flat: Flat) -> tuple[str, ...]:
-    return tuple(f"{key}={text(value)}" for key, value in flat.items() if key.split(".")[0] in ALIKE)
+    return tuple(
+        f"{key}={text(value)}"
+        for key, value in flat.items()
+        if key.split(".")[0] in ALIKE and key not in WITHOUT_EFFECT
+    )
 
 
 def _order(label: str) -> tuple[Any, ...]:

@@ -10,6 +10,8 @@ INTEGER = ".integer"
 """Ending of a setting that was executed in integers: ``w8a8.integer`` beside the simulated ``w8a8``."""
 PTQ = ".ptq"
 """Ending of a setting that is plain post-training quantization, beside the setting that a method converted."""
+ON = "@"
+"""``perplexity@ptb``: the metric on a further set, of another distribution than the task's own."""
 OWN = "method"
 """Setting of the network as its method computes it: simulated, or ``method.integer`` where it was executed."""
 Status = Literal["finished", "diverged", "failed", "interrupted"]

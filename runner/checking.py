@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from qexp.conf.catalog import did_you_mean
 from qexp.conf.errors import UserError
-from qexp.conf.schema import ExperimentConfig, QuantConfig
+from qexp.conf.schema import SETTLED_KEYS, ExperimentConfig, QuantConfig
 from qexp.methods.registry import settings_class
 
 INTEGER_BITS = 8
@@ -29,7 +29,7 @@ def check_key(key: str, methods: tuple[str, ...]) -> str:
     """
     if key.split(".")[0] == "method":
         return _check_method_key(key, methods)
-    if not _exists(ExperimentConfig, key.split(".")):
+    if key in SETTLED_KEYS or not _exists(ExperimentConfig, key.split(".")):
         raise _unknown(key, methods)
     return key
 
@@ -78,7 +78,7 @@ def check_executable(quant: QuantConfig) -> None:
 def all_keys(cls: Any = ExperimentConfig, prefix: str = "") -> Iterator[str]:
     """Every dotted key of the schema, groups and their members."""
     for name, hint in _hints(cls).items():
-        if name == "method":
+        if prefix + name in ("method", *SETTLED_KEYS):
             continue
         yield prefix + name
         if is_dataclass(hint):

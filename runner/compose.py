@@ -22,12 +22,13 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from qexp.conf.catalog import SCALES
 from qexp.conf.errors import UserError
-from qexp.conf.schema import ExperimentConfig, MethodChoice, Objective, QuantConfig
+from qexp.conf.schema import ExperimentConfig, MethodChoice, Objective, QuantConfig, TaskConfig
 from qexp.methods.registry import quantizes_training
 from qexp.models.sources import MASKED_FAMILIES, family_of, is_pretrained
 from qexp.results.select import flatten
 from qexp.runner.checking import check, check_key
-from qexp.runner.overrides import Request, Value, known, parse
+from qexp.runner.ood import settle_ood
+from qexp.runner.overrides import Request, Value, choose, known, parse
 
 
 def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -45,7 +46,8 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
     if "train" not in request.groups:
         tree.train = _compose("train/" + (recipe or _recipe(config)), []).train
         config = _settle(tree, request, implied)
-    return config
+    asked = [value.key for value in request.values]
+    return settle_ood(config, asked, lambda name: _further_task(name, config))
 
 
 def compose_dict(overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -81,6 +83,16 @@ def _settle(tree: DictConfig, request: Request, implied: Mapping[str, Any]) -> E
         raise UserError("model.path must be given: model.path=organisation/name, or a local folder")
     config = replace(config, method=tuple(_with_bits(choice, config.quant) for choice in config.method))
     return replace(config, task=replace(config.task, objective=resolve_objective(config)))
+
+
+def _further_task(name: str, config: ExperimentConfig) -> TaskConfig:
+    """The task that ``task=name`` would choose at the scale of ``config``."""
+    try:
+        task, place = choose("task", name)
+    except UserError as error:
+        raise UserError(f"task.ood: {error}") from None
+    request = Request(groups={"task": task, "scale": config.scale}, values=tuple(place))
+    return _settle(_compose_groups(request), request, {}).task
 
 
 def _with_bits(choice: MethodChoice, quant: QuantConfig) -> MethodChoice:

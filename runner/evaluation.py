@@ -17,7 +17,7 @@ from qexp.methods.base import BaseMethod, Batch
 from qexp.models.certificate import Recorder
 from qexp.models.quantization import quantize_model
 from qexp.models.statistics import measure_outliers
-from qexp.results.schema import Metric
+from qexp.results.schema import ON, Metric
 from qexp.runner.batches import calibration_batches, inputs_of
 from qexp.runner.trained import Trained
 
@@ -53,9 +53,38 @@ def evaluate_network(
     device: torch.device,
     progress: ProgressReporter,
 ) -> dict[str, Metric]:
-    """All metrics of ``network``; ``name`` is what the phase is called meanwhile."""
+    """All metrics of ``network``, on the further sets too; ``name`` is what the phase is called meanwhile."""
+    own = evaluate_task(name, cfg, network, task, device, progress)
+    return own | evaluate_ood(name, cfg, network, task, device, progress)
+
+
+def evaluate_task(
+    name: str,
+    cfg: EvalConfig,
+    network: torch.nn.Module,
+    task: Task,
+    device: torch.device,
+    progress: ProgressReporter,
+) -> dict[str, Metric]:
+    """All metrics of ``network`` on the task itself."""
     with _phase(progress, name, None):
         return task.evaluate(network, cfg.batch_size, device, lambda done, total: progress.advance(done, total))
+
+
+def evaluate_ood(
+    name: str,
+    cfg: EvalConfig,
+    network: torch.nn.Module,
+    task: Task,
+    device: torch.device,
+    progress: ProgressReporter,
+) -> dict[str, Metric]:
+    """The same metrics on the further sets, as ``perplexity@NAME``."""
+    return {
+        f"{metric}{ON}{other.name}": value
+        for other in task.ood
+        for metric, value in evaluate_task(f"{name} on {other.name}", cfg, network, other, device, progress).items()
+    }
 
 
 def own_arithmetic(
@@ -74,7 +103,9 @@ def own_arithmetic(
         return None
     watched = Watched(execution.module)
     try:
-        metrics = evaluate_network(f"executing {own[0].name}", cfg.eval, watched, task, device, progress)
+        name = f"executing {own[0].name}"
+        metrics = evaluate_task(name, cfg.eval, watched, task, device, progress)
+        metrics |= evaluate_ood(name, cfg.eval, execution.module, task, device, progress)
     except NotFiniteError as error:
         raise RunError(str(error)) from error
     return metrics, execution.certify(watched.recorder)

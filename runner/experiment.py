@@ -37,6 +37,7 @@ class Findings:
     artifacts: dict[str, str] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     data_fingerprint: str = ""
+    ood_fingerprints: dict[str, str] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -74,7 +75,7 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
         cell_id=cell,
         status=status,  # type: ignore[arg-type]
         config=to_dict(cfg),
-        provenance=collect(cfg, findings.data_fingerprint) | watch.facts(),
+        provenance=collect(cfg, findings.data_fingerprint, findings.ood_fingerprints) | watch.facts(),
         metrics=findings.metrics,
         outliers=findings.outliers,
         integer=findings.integer,
@@ -125,7 +126,9 @@ def _measure_on(
 
     with findings.timed("prepare"):
         task, tokenizer = prepare_task(cfg, progress)
+        task.ood = prepare_ood(cfg, tokenizer, progress)
     findings.data_fingerprint = task.fingerprint
+    findings.ood_fingerprints = {other.name: other.fingerprint for other in task.ood}
     with findings.timed("train"):
         trained = obtain(cfg, task, tokenizer, device, progress, tracker)
     findings.training = trained.facts
@@ -205,6 +208,20 @@ def prepare_task(cfg: ExperimentConfig, progress: ProgressReporter) -> tuple[Tas
         tokenizer = load_tokenizer(cfg.model, corpus.texts(), cfg.data_dir, cache)
         length = cfg.task.max_length
         return build_task(cfg.task, corpus, tokenizer, objective, length, cfg.seed, cache), tokenizer
+    finally:
+        progress.finish()
+
+
+def prepare_ood(cfg: ExperimentConfig, tokenizer: Any, progress: ProgressReporter) -> tuple[Task, ...]:
+    """The tasks of ``cfg.ood``, for the network's own tokenizer. Raises ``UserError`` where one has no data here."""
+    from qexp.runner.tasks import build_further
+
+    if not cfg.ood:
+        return ()
+    progress.start("preparing further data", None)
+    try:
+        cache = Path(cfg.results_dir) / "cache"
+        return tuple(build_further(other, cfg.data_dir, tokenizer, cfg.seed, cache) for other in cfg.ood)
     finally:
         progress.finish()
 

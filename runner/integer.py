@@ -12,7 +12,7 @@ from qexp.conf.schema import ExperimentConfig
 from qexp.models.certificate import Recorder
 from qexp.models.integer import integer_model
 from qexp.results.schema import Metric
-from qexp.runner.evaluation import evaluate_network
+from qexp.runner.evaluation import evaluate_ood, evaluate_task
 from qexp.runner.trained import Trained
 
 if TYPE_CHECKING:
@@ -41,14 +41,16 @@ def evaluate_integer(
 ) -> tuple[dict[str, Metric], dict[str, Any]]:
     """Execute ``quantized`` in integers: its metrics, and ``{"certificate": ..., "gap": ...}`` for the record.
 
-    ``simulated`` are the metrics of ``quantized`` itself.
+    ``simulated`` are the metrics of ``quantized`` itself. Gap and certificate are about the task's own evaluation set.
 
     Raises:
         IntegerError: if a product that the integer model claims did not run in integers.
     """
     integer = integer_model(quantized, trained.model, backend=cfg.kernels.int8)
     both = SideBySide(quantized, integer.module)
-    metrics = evaluate_network(f"executing {bits}", cfg.eval, both, task, device, progress)
+    name = f"executing {bits}"
+    metrics = evaluate_task(name, cfg.eval, both, task, device, progress)
+    metrics |= evaluate_ood(name, cfg.eval, integer.module, task, device, progress)
     primary = next(iter(metrics))
     gap = {"metric": metrics[primary].value - simulated[primary].value, **both.gap.result()}
     gap |= {"control": both.control_gap.result(), "definition": DEFINITION}

@@ -63,11 +63,9 @@ def parse(overrides: Sequence[str]) -> Request:
             methods = _methods(text, value)
         elif not isinstance(value, str) or not value:
             raise UserError(f"{text}: {key} takes one name; choices: {', '.join(choices(key))}")
-        elif _is_place(key, value):
-            groups[key] = _PLACES[key].choice
-            values.append(Value(_PLACES[key].key, value))
         else:
-            groups[key] = known(key, value)
+            groups[key], place = choose(key, value)
+            values += place
     return Request(methods, groups, tuple(values))
 
 
@@ -105,6 +103,13 @@ def _methods(text: str, value: Any) -> tuple[str, ...]:
     return tuple(known("method", name) for name in names)
 
 
+def choose(group: str, value: str) -> tuple[str, list[Value]]:
+    """What ``group=value`` chooses: one of the group's names, or the choice that takes any place, and that place."""
+    if group in _PLACES and value not in choices(group) and ("/" in value or Path(value).is_dir()):
+        return _PLACES[group].choice, [Value(_PLACES[group].key, value)]
+    return known(group, value), []
+
+
 def known(group: str, name: str) -> str:
     """``name`` if the group has it, else a ``UserError`` with the nearest."""
     names = choices(group)
@@ -113,7 +118,3 @@ def known(group: str, name: str) -> str:
     near = did_you_mean(name, names) or ";"
     or_place = f" (or {_PLACES[group].words})" if group in _PLACES else ""
     raise UserError(f"unknown {group} '{name}'{near} choices: {', '.join(names)}{or_place}")
-
-
-def _is_place(group: str, value: str) -> bool:
-    return group in _PLACES and value not in choices(group) and ("/" in value or Path(value).is_dir())

@@ -92,7 +92,9 @@ def _canonical(value: Any) -> Any:
     return value
 
 
-def collect(cfg: ExperimentConfig, data_fingerprint: str) -> dict[str, Any]:
+def collect(
+    cfg: ExperimentConfig, data_fingerprint: str, ood_fingerprints: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Facts beside the configuration that a reader needs to judge or repeat a figure. No host, user or path names."""
     return {
         "qexp": importlib.metadata.version("qexp"),
@@ -106,6 +108,7 @@ def collect(cfg: ExperimentConfig, data_fingerprint: str) -> dict[str, Any]:
         "seed": cfg.seed,
         "calibration_seed": cfg.quant.calibration.seed,
         "data_fingerprint": data_fingerprint,
+        **({"ood_fingerprints": dict(ood_fingerprints)} if ood_fingerprints else {}),
         "training_id": training_id(cfg),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

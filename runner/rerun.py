@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from qexp.conf.catalog import GROUPS, choices
-from qexp.conf.schema import ExperimentConfig, MethodChoice
+from qexp.conf.schema import SETTLED_KEYS, ExperimentConfig, MethodChoice
 from qexp.methods.registry import BASELINE
 from qexp.results.select import flatten
 from qexp.runner.checking import check
@@ -39,7 +39,8 @@ def overrides_for(config: Mapping[str, Any]) -> list[str]:
     """Overrides whose composition is ``config``: the groups' choices, then every value that is not the choice's own."""
     wanted = flatten(config)
     chosen = _choices(config, wanted)
-    keys = [key for key, _, _ in compose_difference(compose_dict(chosen), config) if key in wanted and key != "method"]
+    open_keys = wanted.keys() - {"method", *SETTLED_KEYS}
+    keys = [key for key, _, _ in compose_difference(compose_dict(chosen), config) if key in open_keys]
     return [*chosen, *(f"{key}={quoted(wanted[key])}" for key in keys)]
 
 

@@ -9,10 +9,10 @@ from qexp.conf.errors import UserError
 from qexp.conf.schema import Objective, TaskConfig
 from qexp.runner.tasks.base import Task
 from qexp.runner.tasks.classification import LabelledTask
-from qexp.runner.tasks.corpus import Corpus, load_corpus
+from qexp.runner.tasks.corpus import Corpus, load_corpus, load_evaluated_text
 from qexp.runner.tasks.language import LanguageTask
 
-__all__ = ["Corpus", "Task", "build_task", "load_corpus"]
+__all__ = ["Corpus", "Task", "build_further", "build_task", "load_corpus"]
 
 
 def build_task(
@@ -33,3 +33,18 @@ def build_task(
         raise UserError(f"task.objective={objective} is not possible with task={cfg.name}; use {' or '.join(possible)}")
     kind: type[Task] = LanguageTask if corpus.objective_default is None else LabelledTask
     return kind(cfg, corpus, tokenizer, objective, max_length, seed, cache_dir)
+
+
+def build_further(cfg: TaskConfig, data_dir: str | None, tokenizer: Any, seed: int, cache_dir: Path) -> Task:
+    """A task that is evaluated beside another one, and only evaluated.
+
+    Raises ``UserError`` where it has no data here, naming the ways out.
+    """
+    assert cfg.objective != "auto", "composing settles the objective"
+    try:
+        corpus = load_evaluated_text(cfg, data_dir)
+        task = build_task(cfg, corpus, tokenizer, cfg.objective, cfg.max_length, seed, cache_dir)
+        task.evaluation()
+    except UserError as error:
+        raise UserError(f"OOD set {cfg.name}: {error}; or leave it out: task.ood=[...], eval.ood=false") from None
+    return task

@@ -30,7 +30,8 @@ Progress = Callable[[int, int], None]
 class Task(ABC):
     """A corpus as a network sees it: examples to train on, examples to calibrate with, and an evaluation.
 
-    ``num_labels`` is None for language modelling and 1 for regression. ``fingerprint`` says which data it is.
+    ``num_labels`` is None for language modelling and 1 for regression. ``fingerprint`` says which data it is. ``ood``:
+    tasks of other distributions for the same network, which are evaluated only.
     """
 
     primary_metric: str
@@ -50,6 +51,7 @@ class Task(ABC):
         self.objective, self.max_length, self.seed, self.cache_dir = objective, max_length, seed, cache_dir
         self.name, self.num_labels, self.fingerprint = cfg.name, corpus.num_labels, corpus.fingerprint
         self._encoded: dict[str, Arrays] = {}
+        self.ood: tuple[Task, ...] = ()
 
     @abstractmethod
     def train(self) -> Examples:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 
@@ -64,6 +64,14 @@ class Corpus:
         return digest.hexdigest()[:16]
 
 
+def load_evaluated_text(cfg: TaskConfig, data_dir: str | None) -> Corpus:
+    """Running text with the evaluated split alone. Raises ``UserError`` where it is missing or malformed."""
+    corpus = _load_text(cfg, data_dir, beside=()) if cfg.kind == "text" else _load_pydocs_text(cfg, data_dir)
+    corpus = replace(corpus, splits={split: corpus.split(split) for split in corpus.eval_splits})
+    _check_texts(corpus)
+    return corpus
+
+
 def load_corpus(cfg: TaskConfig, data_dir: str | None) -> Corpus:
     """Rows of the task: training split where there is one, and what it is evaluated on.
 
@@ -78,8 +86,8 @@ def load_corpus(cfg: TaskConfig, data_dir: str | None) -> Corpus:
     return corpus
 
 
-def _load_text(cfg: TaskConfig, data_dir: str | None) -> Corpus:
-    splits = load_splits(cfg, data_dir, [cfg.text_column], dict.fromkeys(("train", "validation", cfg.eval_split)))
+def _load_text(cfg: TaskConfig, data_dir: str | None, beside: tuple[str, ...] = ("train", "validation")) -> Corpus:
+    splits = load_splits(cfg, data_dir, [cfg.text_column], dict.fromkeys((*beside, cfg.eval_split)))
     return Corpus(cfg.name, None, (cfg.text_column,), None, splits, (cfg.eval_split,), cfg.subset or cfg.name)
 
 

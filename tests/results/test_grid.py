@@ -132,3 +132,20 @@ def test_lists_of_overrides_are_rows_and_names_are_checked() -> None:
     assert [row.overrides for row in plain.rows] == [("method=vanilla",), ()]
     with pytest.raises(ValidationError, match="unknown row 'flaot'; did you mean float"):
         spec(claims=[{"name": "c", "text": "t", "kind": "less", "row": "flaot", "than": "ours"}])
+
+
+def test_columns_of_one_run_show_its_own_set_and_a_further_one(make: Any) -> None:
+    columns = [{"label": "ID"}, {"label": "OOD", "metric": "perplexity@ptb"}, {"label": "C", "metric": "perplexity@c"}]
+    found: dict[tuple[int, int, int], Record | None] = {}
+    for y, factor in enumerate((1.0, 2.0)):
+        record = make("vanilla" if y == 0 else "ours", seed=1, float=20.0 * factor)
+        own = record.metrics["float"]["perplexity"]
+        metrics = {"perplexity": own, "perplexity@ptb": replace(own, value=10 * own.value)}
+        settings = {"float": metrics, "method": metrics}
+        found |= {(1, x, y): replace(record, metrics=settings) for x in range(3)}
+    table = made(found, columns=columns)
+    assert table.headings == ("method", "seeds", "ID ↓", "OOD ↓", "C")
+    assert [[cell.text for cell in row[2:]] for row in table.cells] == [
+        ["20.00", "200.0", "not measured"],
+        ["40.00", "400.0", "not measured"],
+    ]

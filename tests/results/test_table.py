@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from qexp.conf.errors import UserError
 from qexp.results.columns import Column
+from qexp.results.rows import group
 from qexp.results.schema import Record
 from qexp.results.select import flatten
 from qexp.results.statistics import Summary
@@ -287,3 +289,16 @@ def test_wrong_keys_and_nothing_to_show_are_the_users_errors(make: Make) -> None
 )
 def test_numbers_have_four_digits(summary: Summary, text: str) -> None:
     assert number(summary) == text
+
+
+def test_what_else_was_evaluated_parts_no_rows_and_is_chosen_as_a_metric(make: Make) -> None:
+    """Records from before there were further sets are compared with later ones."""
+    further = {"eval.ood": True, "task.ood": ["ptb"], "ood": [{"name": "ptb"}]}
+    plain, other = make(seed=0, float=65.0), make("clipped_softmax", seed=0, float=66.0, changes=further)
+    own = other.metrics["float"]["perplexity"]
+    both = replace(other, metrics={"float": {"perplexity": own, "perplexity@ptb": replace(own, value=300.0)}})
+    assert texts(build([plain, both])) == [["vanilla", "1", "65.00"], ["clipped_softmax", "1", "66.00"]]
+    table = build([plain, both], metric="perplexity@ptb")
+    assert table.caption.startswith("Perplexity@ptb of") and texts(table)[1][2] == "300.0"
+    groups = group([plain, both], ["method"])[1]
+    assert len({one.block for one in groups}) == 1

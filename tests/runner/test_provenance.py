@@ -105,6 +105,7 @@ def test_how_often_is_saved_changes_no_id(group: str, key: str, value: Any) -> N
         {"eval__integer": True},
         {"task__eval_split": "test"},
         {"task__eval_examples": 12},
+        {"task__ood": ["ptb"], "eval__ood": True, "ood": [{"name": "ptb", "kind": "text", "folder": "ptb"}]},
     ],
 )
 def test_evaluation_keys_change_the_cell_and_not_the_trained_model(changes: dict[str, Any]) -> None:
