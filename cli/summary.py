@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +15,7 @@ from qexp.results.schema import INTEGER, ON, OWN, Metric, Record
 from qexp.results.select import model_label
 from qexp.results.store import Store
 
+Metrics = Mapping[str, Metric]
 STATUS_STYLE = {"finished": "green"}
 
 
@@ -37,11 +39,8 @@ def print_summary(console: Console, record: Record, store: Store) -> None:
 
 def _print_head(console: Console, record: Record) -> None:
     config = record.config
-    names = [
-        " + ".join(choice["name"] for choice in config["method"]),
-        model_label(config["model"]),
-        config["task"]["name"],
-    ]
+    methods = " + ".join(choice["name"] for choice in config["method"])
+    names = [methods, model_label(config["model"]), config["task"]["name"]]
     style = STATUS_STYLE.get(record.status, "red")
     seconds = sum(record.timings.values())
     took = f" in {duration(seconds)}" if seconds else ""
@@ -75,17 +74,22 @@ def _figures(record: Record, baseline: Record | None) -> Table:
     for name in names:
         grid.add_column(name.replace("_", " "), justify="right")
         grid.add_column("difference", justify="right", style="dim")
-    base = record.metrics.get("float", {})
-    rows = [(_named(setting, record), by_name, {} if by_name is base else base)
-            for setting, by_name in record.metrics.items()]  # fmt: skip
-    if baseline is not None and "float" in baseline.metrics:
-        rows.append((f"{baseline.config['method'][0]['name']} float", baseline.metrics["float"], base))
-    for ending in dict.fromkeys(name[len(name.partition(ON)[0]) :] for name in measured):
-        for label, found, other in rows:
-            keys = [name + ending for name in names]
+    for place in dict.fromkeys(name.partition(ON)[2] for name in measured):
+        keys = [f"{name}{ON}{place}" if place else name for name in names]
+        for label, found, other in _rows(record, baseline):
             cells = (cell for key in keys for cell in _value_and_difference(found.get(key), other.get(key)))
-            grid.add_row(escape(f"{label} on {ending.removeprefix(ON)}" if ending else label), *cells)
+            if found.keys() & set(keys):
+                grid.add_row(escape(f"{label} on {place}" if place else label), *cells)
     return grid
+
+
+def _rows(record: Record, baseline: Record | None) -> Iterator[tuple[str, Metrics, Metrics]]:
+    """Label, metrics, and the metrics that they are compared with."""
+    base = record.metrics.get("float", {})
+    for setting, by_name in record.metrics.items():
+        yield _named(setting, record), by_name, {} if setting == "float" else base
+    if baseline is not None and "float" in baseline.metrics:
+        yield f"{baseline.config['method'][0]['name']} float", baseline.metrics["float"], base
 
 
 def _named(setting: str, record: Record) -> str:
@@ -121,11 +125,10 @@ def _definitions(record: Record) -> dict[str, str]:
     told = {}
     for name, definition in found.items():
         metric, _, place = name.partition(ON)
-        common = found.get(metric, "").split("; ") if place else []
-        parts = (
-            ["the same", *(part for part in definition.split("; ") if part not in common)] if place else [definition]
-        )
-        told[f"{metric} on {place}" if place else metric.replace("_", " ")] = "; ".join(parts)
+        if place:
+            common = found.get(metric, "").split("; ")
+            definition = "; ".join(["the same", *(part for part in definition.split("; ") if part not in common)])
+        told[f"{metric} on {place}" if place else metric.replace("_", " ")] = definition
     return told
 
 

@@ -48,7 +48,7 @@ def test_your_own_model(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_your_own_data(tmp_path: Path) -> None:
     printed = run_page("your-own-data.md", tmp_path)
-    assert "perplexity" in printed and "accuracy" in printed
+    assert "perplexity on their-text" in printed and "Perplexity@their-text" in printed and "accuracy" in printed
 
 
 @pytest.mark.slow
