@@ -135,7 +135,7 @@ def _steps_and_inside(x: Tensor, p: QParams) -> tuple[Tensor, Tensor]:
     return steps, unclamped.eq_(steps)
 
 
-def _fake_quantize_masked(x: Tensor, p: QParams) -> tuple[Tensor, Tensor]:
+def fake_quantize_masked(x: Tensor, p: QParams) -> tuple[Tensor, Tensor]:
     """``fake_quantize(x, p)`` and as booleans where its code was not clamped."""
     if _is_native(x, p):
         return torch.ops.qexp.fake_quantize_masked(x, p.scale, p.low, p.high)  # type: ignore[no-any-return]
@@ -152,7 +152,7 @@ class _FakeQuantize(torch.autograd.Function):
         if x.is_leaf:
             ctx.save_for_backward(x)
             return fake_quantize(x, p)
-        y, inside = _fake_quantize_masked(x, p)
+        y, inside = fake_quantize_masked(x, p)
         ctx.save_for_backward(inside)
         return y
 

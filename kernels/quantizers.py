@@ -83,10 +83,14 @@ class Quantizer(nn.Module):
             params = self._estimated()
             if not self._need_estimator().finite:
                 raise ValueError("NaN or infinity seen while estimating a quantization range")
-            self.scale, self.zero_point = params.scale, params.zero_point
-            self.qmin = torch.tensor(params.qmin, dtype=torch.int32, device=params.scale.device)
-            self._frozen = params
+            self.fix(params)
         self.mode = "quantize"
+
+    def fix(self, params: QParams) -> None:
+        """Quantize on the grid ``params`` from now on, as if calibration had found it."""
+        self.scale, self.zero_point = params.scale, params.zero_point
+        self.qmin = torch.tensor(params.qmin, dtype=torch.int32, device=params.scale.device)
+        self._frozen, self.mode = params, "quantize"
 
     def _need_estimator(self) -> RangeEstimator:
         if self.estimator is None:

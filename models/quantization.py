@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import QuantConfig, QuantizerConfig
+from qexp.kernels.quantize import QParams
 from qexp.kernels.quantizers import Granularity, Quantizer
 from qexp.kernels.ranges import make_estimator
 from qexp.models.sites import AdaptedModel, Site, SiteKind, SiteMap
@@ -80,24 +81,34 @@ def place_quantizers(module: nn.Module, sites: SiteMap, spec: QuantConfig, bits:
         width, config = (weight_bits, spec.weights) if is_weight else (activation_bits, spec.activations)
         if width == FLOAT_BITS:
             continue
-        granularity, axis = _granularity(module, site, config)
+        granularity, axis = weight_granularity(module, site, config)
         placed[site.name] = quantizer = _make(config, width, granularity, axis)
         attach(module, site, quantizer)
     return placed
 
 
-def quantize_model(model: AdaptedModel, spec: QuantConfig, bits: str, batches: Iterable[Batch]) -> nn.Module:
+def quantize_model(
+    model: AdaptedModel,
+    spec: QuantConfig,
+    bits: str,
+    batches: Iterable[Batch],
+    ranges: Mapping[str, QParams] | None = None,
+) -> nn.Module:
     """A copy of the network in which every chosen site lies on its ``bits`` grid, in evaluation mode.
 
-    ``batches`` are calibration inputs (padding positions count, as in the released code). ``model`` stays as it is. No
-    batches, or a NaN or infinity at a site, is a ``UserError``.
+    ``batches`` are calibration inputs (padding positions count, as in the released code). ``ranges`` are grids that are
+    known already, by the names of their sites: the others are estimated. ``model`` stays as it is. No batches, or a NaN
+    or infinity at a site, is a ``UserError``.
     """
     network = copy.deepcopy(model.module).eval()
     quantizers = place_quantizers(network, model.sites, spec, bits)
+    for name, params in (ranges or {}).items():
+        if name in quantizers:
+            quantizers[name].fix(params)
     for name, quantizer in quantizers.items():
         if (site := model.sites[name]).kind == "weight":
             _bake_weight(network, site, quantizer)
-    activations = {n: q for n, q in quantizers.items() if model.sites[n].kind != "weight"}
+    activations = {n: q for n, q in quantizers.items() if model.sites[n].kind != "weight" and q.mode != "quantize"}
     calibrate(network, activations, batches)
     return network
 
@@ -126,7 +137,7 @@ def run_body(network: Any, batch: Batch) -> None:
     network.base_model(**inputs, use_cache=False)
 
 
-def _granularity(module: nn.Module, site: Site, config: QuantizerConfig) -> tuple[Granularity, int | None]:
+def weight_granularity(module: nn.Module, site: Site, config: QuantizerConfig) -> tuple[Granularity, int | None]:
     """Granularity and channel axis of a site; where channels mean nothing, per tensor.
 
     Those are LayerNorm gains (one number a channel), embedding tables (their rows are tokens, not output channels) and
@@ -227,10 +238,11 @@ def _weight_of(module: nn.Module, site: Site) -> Tensor:
 def _bake_weight(network: nn.Module, site: Site, quantizer: Quantizer) -> None:
     """Fix the range of a weight and store the quantized numbers once, as a parameter of this module alone."""
     target = network.get_submodule(site.module)
-    quantizer.mode = "estimate"
-    with naming(site.name):
-        _weight_of(network, site)
-        quantizer.freeze()
+    if quantizer.mode != "quantize":
+        quantizer.mode = "estimate"
+        with naming(site.name):
+            _weight_of(network, site)
+            quantizer.freeze()
     baked = _weight_of(network, site).detach().clone()
     # Removing with leave_parametrized=True would write into the float tensor that a tied lm_head still uses.
     parametrize.remove_parametrizations(target, "weight", leave_parametrized=False)
