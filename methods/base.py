@@ -87,6 +87,13 @@ class BaseMethod:
         """Before training: swap attention parts, insert quantizers, install scales."""
         return Surgery()
 
+    def begin(self, model: AdaptedModel) -> dict[str, Any]:
+        """On the weights that training starts from, even where it goes on from a checkpoint: choose by them.
+
+        What the method tells of them is kept with the trained network, and :meth:`analyse` gets it as ``before``.
+        """
+        return {}
+
     def calibrate(self, model: AdaptedModel, batches: Iterable[Batch]) -> None:
         """After ``prepare``, on calibration inputs: find ranges, fit scales. Left out where training goes on from a
         checkpoint, which holds what was found."""
@@ -124,7 +131,7 @@ class BaseMethod:
         """
         return None
 
-    def analyse(self, model: AdaptedModel, batches: Iterable[Batch]) -> dict[str, Any]:
+    def analyse(self, model: AdaptedModel, batches: Iterable[Batch], before: Mapping[str, Any]) -> dict[str, Any]:
         """What the method measures of the trained float network on evaluation inputs: the record's ``analysis``."""
         return {}
 

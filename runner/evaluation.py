@@ -127,12 +127,14 @@ def analysis(
     cfg: EvalConfig, trained: Trained, task: Task, device: torch.device, progress: ProgressReporter
 ) -> dict[str, Any]:
     """Method -> what it measures of the float network, on the batches that outliers are measured on."""
-    found = {}
+    found: dict[str, Any] = {}
+    before = trained.facts.get("before", {})
     for method in trained.methods:
         if type(method).analyse is not BaseMethod.analyse:
             batches = _first_batches(cfg, task, device)
             with _phase(progress, f"analysing {method.name}", len(batches)):
-                found[method.name] = method.analyse(trained.model, _reporting(batches, progress))
+                seen = _reporting(batches, progress)
+                found[method.name] = method.analyse(trained.model, seen, before.get(method.name, {}))
     return found
 
 

@@ -98,6 +98,8 @@ def obtain(
     surgery = prepare_methods(model, active, context_of(cfg))
     model.module.to(device)
     facts: dict[str, Any] = {"steps": 0, "replaced": [asdict(change) for change in surgery.replaced]}
+    if before := {method.name: found for method in active if (found := method.begin(model))}:
+        facts["before"] = before
     partial = home.with_name(f"{home.name}.partial")
     resume_from = resume_point(partial, progress) if cfg.train.max_steps else None
     if resume_from is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from torch import nn
@@ -46,7 +46,7 @@ class OutlierInt8(BaseMethod):
         freeze_norms(network)
         return Execution(network, lambda seen: certificate(network, seen, backward=False, wide=self._wide))
 
-    def analyse(self, model: AdaptedModel, batches: Iterable[Batch]) -> dict[str, Any]:
+    def analyse(self, model: AdaptedModel, batches: Iterable[Batch], before: Mapping[str, Any]) -> dict[str, Any]:
         return analyse(model, self.settings, self._chosen, batches)
 
     @property

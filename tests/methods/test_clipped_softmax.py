@@ -8,8 +8,8 @@ import torch
 from qexp.conf.errors import UserError
 from qexp.conf.schema import QuantConfig
 from qexp.kernels.attention import clipped_softmax
-from qexp.methods.clipped_softmax.functional import ClippedSoftmax
 from qexp.methods.base import Context
+from qexp.methods.clipped_softmax.functional import ClippedSoftmax
 from qexp.methods.registry import create
 from qexp.models.adapt import adapt
 from qexp.models.capture import capture

@@ -90,7 +90,7 @@ def plant_outliers(network):
 @pytest.mark.parametrize("granularity", ["element", "column"])
 def test_taking_outliers_apart_takes_noise_away(mode, granularity, network, tokens):
     settings = {"mode": mode, "granularity": granularity, "gamma": 20.0}
-    found = create("outlier_int8", settings).analyse(adapt(plant_outliers(network("bert"))), [tokens()])
+    found = create("outlier_int8", settings).analyse(adapt(plant_outliers(network("bert"))), [tokens()], {})
     (layer,) = (one for one in found["layers"] if one["name"].endswith("layer.0.intermediate.dense"))
     assert layer["sqnr_db"]["split"] > layer["sqnr_db"]["whole"] + 3
 
@@ -194,7 +194,7 @@ def test_without_training_it_shares_the_baselines_network():
 
 def test_analysis_finds_the_planted_columns_and_what_the_split_gains(network, tokens):
     model = adapt(plant_outliers(network("bert")))
-    found = create("outlier_int8", {"gamma": 20.0}).analyse(model, [tokens(), tokens(seed=1)])
+    found = create("outlier_int8", {"gamma": 20.0}).analyse(model, [tokens(), tokens(seed=1)], {})
     layer = next(one for one in found["layers"] if one["name"].endswith("layer.0.intermediate.dense"))
     assert {column for column, _ in layer["most"]} <= {0, 1} and layer["columns_with_outliers"] >= 1
     assert 0 < layer["outlier_fraction"] <= 2 / 16
