@@ -161,8 +161,9 @@ class LearntRange(TrainedQuantizer):
     def forward(self, x: Tensor) -> Tensor:
         if not self.started or not torch.is_grad_enabled():
             return super().forward(x)
-        result: Tensor = _LearntFakeQuantize.apply(x, self.scale, self.offset, self._grid())  # type: ignore[no-untyped-call]
-        return result
+        p = self._grid()
+        factor = (p.qmax * x.numel() / p.scale.numel()) ** -0.5
+        return fake_quantize_learnt(x, self.scale, self.offset, p, factor)
 
     def _grid(self) -> QParams:
         p = super()._grid()
@@ -172,29 +173,35 @@ class LearntRange(TrainedQuantizer):
         return QParams(p.scale, zero_point, p.qmin, p.qmax)
 
 
-class _LearntFakeQuantize(torch.autograd.Function):
-    """Forward bit-equal to :func:`fake_quantize`; see :class:`LearntRange` for the gradients."""
+def fake_quantize_learnt(x: Tensor, scale: Tensor, offset: Tensor | None, p: QParams, factor: float = 1.0) -> Tensor:
+    """``fake_quantize(x, p)``, differentiable in the ``scale`` and ``offset`` that ``p`` was made of too.
 
+    See :class:`LearntRange` for the gradients; ``factor`` multiplies those of scale and offset.
+    """
+    result: Tensor = _LearntFakeQuantize.apply(x, scale, offset, p, factor)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _LearntFakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, offset: Tensor | None, p: QParams) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, offset: Tensor | None, p: QParams, factor: float) -> Tensor:
         y, inside = fake_quantize_masked(x, p)
         ctx.save_for_backward(x, y, inside)
-        ctx.qparams, ctx.has_offset = p, offset is not None
+        ctx.qparams, ctx.has_offset, ctx.factor = p, offset is not None, factor
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
         x, y, mask = ctx.saved_tensors
         p: QParams = ctx.qparams
         inside = mask.view(torch.uint8).to(gradient.dtype).mul_(gradient)
-        factor = (p.qmax * x.numel() / p.scale.numel()) ** -0.5
         # y is scale * round(x / scale) inside and scale * (code - zero point) outside.
         rise = (_dot_like(gradient, y, p.scale) - _dot_like(inside, x, p.scale)) / p.scale
         if not ctx.has_offset:
-            return inside, rise * factor, None, None
+            return inside, rise * ctx.factor, None, None, None
         outside = _sum_like(gradient, p.scale) - _sum_like(inside, p.scale)
-        return inside, (rise - outside * p.low) * factor, outside * factor, None
+        return inside, (rise - outside * p.low) * ctx.factor, outside * ctx.factor, None, None
 
 
 def _sum_like(x: Tensor, scale: Tensor) -> Tensor:

@@ -94,10 +94,10 @@ class BaseMethod:
         """
         return {}
 
-    def calibrate(self, model: AdaptedModel, batches: Iterable[Batch]) -> None:
-        """After ``prepare``, on calibration inputs: find ranges, fit scales. Left out where training goes on from a
-        checkpoint, which holds what was found."""
-        return None
+    def calibrate(self, model: AdaptedModel, batches: Iterable[Batch]) -> dict[str, Any]:
+        """After ``begin``, on calibration inputs: find ranges, fit scales. Left out where training goes on from a
+        checkpoint, which holds what was found. What it tells is kept as what ``begin`` does."""
+        return {}
 
     def parameter_rules(self) -> tuple[ParameterRule, ...]:
         return ()

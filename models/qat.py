@@ -7,6 +7,7 @@ the module's own forward pass is given the quantized one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -87,6 +88,19 @@ def trained_quantizers(model: AdaptedModel) -> Iterator[tuple[Site, TrainedQuant
 def ranges(model: AdaptedModel) -> dict[str, QParams]:
     """Site name -> the grid that training left there."""
     return {site.name: quantizer.qparams for site, quantizer in trained_quantizers(model)}
+
+
+@contextmanager
+def floating(model: AdaptedModel) -> Iterator[None]:
+    """The network without its quantizers, for the length of the block."""
+    started = [quantizer for _, quantizer in trained_quantizers(model) if quantizer.started]
+    for quantizer in started:
+        quantizer.started = False
+    try:
+        yield
+    finally:
+        for quantizer in started:
+            quantizer.started = True
 
 
 def rest(model: AdaptedModel) -> None:

@@ -41,10 +41,12 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
     request = parse(overrides)
     tree = _compose_groups(request)
     implied = _take_implied(tree)
-    recipe = implied.pop("train", None)
+    groups = {key: implied.pop(key) for key in ("train", "quant") if key in implied}
+    if "quant" in groups.keys() - request.groups.keys():
+        tree.quant = _compose(f"quant/{groups['quant']}", []).quant
     config = _settle(deepcopy(tree), request, implied)
     if "train" not in request.groups:
-        tree.train = _compose("train/" + (recipe or _recipe(config)), []).train
+        tree.train = _compose("train/" + groups.get("train", _recipe(config)), []).train
         config = _settle(tree, request, implied)
     asked = [value.key for value in request.values]
     return settle_ood(config, asked, lambda name: _further_task(name, config))

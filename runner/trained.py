@@ -98,12 +98,14 @@ def obtain(
     surgery = prepare_methods(model, active, context_of(cfg))
     model.module.to(device)
     facts: dict[str, Any] = {"steps": 0, "replaced": [asdict(change) for change in surgery.replaced]}
-    if before := {method.name: found for method in active if (found := method.begin(model))}:
-        facts["before"] = before
+    before = {method.name: method.begin(model) for method in active}
     partial = home.with_name(f"{home.name}.partial")
     resume_from = resume_point(partial, progress) if cfg.train.max_steps else None
     if resume_from is None:
-        _calibrate(cfg, model, active, task, device, progress)
+        for name, found in _calibrate(cfg, model, active, task, device, progress).items():
+            before[name] |= found
+    if any(before.values()):
+        facts["before"] = before
     if cfg.train.max_steps:
         facts |= asdict(train(cfg, model, active, task, partial, resume_from, device, progress, tracker))
     for method in active:
@@ -123,14 +125,17 @@ def _calibrate(
     task: Task,
     device: torch.device,
     progress: ProgressReporter,
-) -> None:
+) -> dict[str, dict[str, Any]]:
+    """Method -> what it tells of its calibration."""
+    told = {}
     for method in methods:
         if type(method).calibrate is not BaseMethod.calibrate:
             progress.start(f"calibrating {method.name}", None)
             try:
-                method.calibrate(model, calibration_batches(cfg.quant.calibration, task, device))
+                told[method.name] = method.calibrate(model, calibration_batches(cfg.quant.calibration, task, device))
             finally:
                 progress.finish()
+    return told
 
 
 def own_settings(cfg: ExperimentConfig, facts: dict[str, Any]) -> dict[str, Any]:

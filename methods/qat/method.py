@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -31,9 +31,10 @@ class QAT(BaseMethod):
         placed = qat.install(model, context.quant, self._bits, self._quantizer)
         return Surgery(tuple(SiteChange(name, repr(quantizer)) for name, quantizer in placed.items()))
 
-    def calibrate(self, model: AdaptedModel, batches: Iterable[Batch]) -> None:
+    def calibrate(self, model: AdaptedModel, batches: Iterable[Batch]) -> dict[str, Any]:
         """Start every quantizer where post-training quantization would leave it."""
         qat.start(model, quantize_model(model, self.context.quant, self._bits, batches))
+        return {}
 
     def after_step(self, model: AdaptedModel, step: int) -> None:
         if step >= self._last_moving_step:
