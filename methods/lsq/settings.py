@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -21,4 +21,4 @@ class Settings:
     lr_factor: Annotated[float, Field(gt=0.0)] = 0.1
     """Learning rate of steps and offsets, as a factor on the network's."""
 
-    quantizes_training: ClassVar[bool] = True
+    quantizes_training = True  # no annotation: it is no setting

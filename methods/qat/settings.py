@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -21,4 +21,4 @@ class Settings:
     freeze_after: Fraction = 1.0
     """Share of the training steps after which running ranges stay."""
 
-    quantizes_training: ClassVar[bool] = True
+    quantizes_training = True  # no annotation: it is no setting

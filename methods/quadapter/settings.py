@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -34,4 +34,4 @@ class Settings:
     range_lr_factor: NonNegative = 0.01
     """Learning rate of activation ranges in the second phase, as a factor on the scales'."""
 
-    quantizes_training: ClassVar[bool] = True
+    quantizes_training = True  # no annotation: it is no setting
