@@ -105,3 +105,23 @@ def integer_spread(row: Sequence[int]) -> tuple[list[int], int]:
     """Of integers q_i: n q_i - sum q, and n sum q^2 - (sum q)^2, which is n^2 times their variance."""
     n, total = len(row), sum(row)
     return [n * q - total for q in row], n * sum(q * q for q in row) - total**2
+
+
+def kurtosis(values: Sequence[float], unbiased: bool = True) -> float:
+    """mean(((w - mean) / std)^4), std with n - 1 where unbiased."""
+    n = len(values)
+    mean = math.fsum(values) / n
+    variance = math.fsum((v - mean) ** 2 for v in values) / (n - unbiased)
+    return math.fsum((v - mean) ** 4 for v in values) / n / variance**2
+
+
+def kurtosis_gradient(values: Sequence[float], unbiased: bool = True) -> list[float]:
+    """dK/dw_i = 4 / (n s) (z_i^3 - S - K z_i) with the biased std s and z = (w - mean) / s, S = mean z^3; a factor of
+    ((n - 1) / n)^2 where unbiased."""
+    n = len(values)
+    mean = math.fsum(values) / n
+    s = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / n)
+    z = [(v - mean) / s for v in values]
+    skewness, k = math.fsum(v**3 for v in z) / n, math.fsum(v**4 for v in z) / n
+    factor = ((n - 1) / n) ** 2 if unbiased else 1.0
+    return [factor * 4 / (n * s) * (v**3 - skewness - k * v) for v in z]
