@@ -43,7 +43,7 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
     implied = _take_implied(tree)
     groups = {key: implied.pop(key) for key in ("train", "quant") if key in implied}
     if "quant" in groups.keys() - request.groups.keys():
-        tree.quant = _compose(f"quant/{groups['quant']}", []).quant
+        tree.quant = _compose("config", [f"quant={groups['quant']}"]).quant
     config = _settle(deepcopy(tree), request, implied)
     if "train" not in request.groups:
         tree.train = _compose("train/" + groups.get("train", _recipe(config)), []).train
