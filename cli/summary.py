@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from qexp.cli.analysis import print_analysis
 from qexp.cli.certificate import print_executed
 from qexp.cli.progress import duration
 from qexp.results.schema import INTEGER, ON, OWN, Metric, Record
@@ -29,6 +30,7 @@ def print_summary(console: Console, record: Record, store: Store) -> None:
         console.print(f"[dim]{name}: {escape(definition)}[/]", highlight=False)
     print_executed(console, record)
     _print_outliers(console, record)
+    print_analysis(console, record)
     lines = {"record": str(path)}
     if record.artifacts:
         lines["pictures"] = f"{len(record.artifacts)} in {(path.parent / next(iter(record.artifacts.values()))).parent}"

@@ -145,6 +145,9 @@ class QuantConfig:
     """Site roles to quantize (``qexp show --sites`` lists them); ``all`` is the paper's set."""
     exclude: tuple[str, ...] = ()
     calibration: CalibrationConfig = Field(default_factory=CalibrationConfig)
+    weight_step_ratio: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1.0
+    """Evaluation only: every weight's step is this many times what calibration or training found (KURE's robustness
+    curves, arXiv 2002.07686). Activations are calibrated with it in place."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -250,6 +253,7 @@ LATER_SUBKEYS: dict[str, dict[str, Any]] = {
     "model": {"plant_outliers": None},
     "task": {"ood": ()},
     "eval": {"integer": False, "ood": False},
+    "quant": {"weight_step_ratio": 1.0},
 }
 """Keys that came after the first records, each with the value that holds for those: at it, no part of the cell id."""
 
@@ -258,3 +262,6 @@ EVALUATION_KEYS = ("quant", "eval", "ood")
 
 EVALUATION_SUBKEYS = {"task": ("eval_split", "eval_examples", "ood")}
 """Keys inside groups that act only after training."""
+
+QUANT_EVALUATION_SUBKEYS = ("bits", "weight_step_ratio")
+"""Keys of ``quant`` that act only after training even where a method trains with quantizers."""

@@ -10,6 +10,7 @@ import copy
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -97,8 +98,8 @@ def quantize_model(
     """A copy of the network in which every chosen site lies on its ``bits`` grid, in evaluation mode.
 
     ``batches`` are calibration inputs (padding positions count, as in the released code). ``ranges`` are grids that are
-    known already, by the names of their sites: the others are estimated. ``model`` stays as it is. No batches, or a NaN
-    or infinity at a site, is a ``UserError``.
+    known already, by the names of their sites: the others are estimated. ``spec.weight_step_ratio`` applies to weights'
+    of either kind. ``model`` stays as it is. No batches, or a NaN or infinity at a site, is a ``UserError``.
     """
     network = copy.deepcopy(model.module).eval()
     quantizers = place_quantizers(network, model.sites, spec, bits)
@@ -107,7 +108,7 @@ def quantize_model(
             quantizers[name].fix(params)
     for name, quantizer in quantizers.items():
         if (site := model.sites[name]).kind == "weight":
-            _bake_weight(network, site, quantizer)
+            _bake_weight(network, site, quantizer, spec.weight_step_ratio)
     activations = {n: q for n, q in quantizers.items() if model.sites[n].kind != "weight" and q.mode != "quantize"}
     calibrate(network, activations, batches)
     return network
@@ -235,7 +236,7 @@ def _weight_of(module: nn.Module, site: Site) -> Tensor:
 
 
 @torch.no_grad()
-def _bake_weight(network: nn.Module, site: Site, quantizer: Quantizer) -> None:
+def _bake_weight(network: nn.Module, site: Site, quantizer: Quantizer, step_ratio: float) -> None:
     """Fix the range of a weight and store the quantized numbers once, as a parameter of this module alone."""
     target = network.get_submodule(site.module)
     if quantizer.mode != "quantize":
@@ -243,6 +244,7 @@ def _bake_weight(network: nn.Module, site: Site, quantizer: Quantizer) -> None:
         with naming(site.name):
             _weight_of(network, site)
             quantizer.freeze()
+    quantizer.fix(replace(quantizer.qparams, scale=quantizer.qparams.scale * step_ratio))
     baked = _weight_of(network, site).detach().clone()
     # Removing with leave_parametrized=True would write into the float tensor that a tied lm_head still uses.
     parametrize.remove_parametrizations(target, "weight", leave_parametrized=False)

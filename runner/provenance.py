@@ -20,6 +20,7 @@ from qexp.conf.schema import (
     EVALUATION_KEYS,
     EVALUATION_SUBKEYS,
     LATER_SUBKEYS,
+    QUANT_EVALUATION_SUBKEYS,
     VOLATILE_KEYS,
     VOLATILE_SUBKEYS,
     ExperimentConfig,
@@ -47,7 +48,7 @@ def training_id(cfg: ExperimentConfig) -> str:
     trained = replace(cfg, method=trained_with(cfg.method))
     config = _without(_identity(trained), EVALUATION_KEYS, EVALUATION_SUBKEYS)
     if quantizes_training(trained.method):
-        config["quant"] = {key: value for key, value in asdict(cfg.quant).items() if key != "bits"}
+        config["quant"] = {k: v for k, v in asdict(cfg.quant).items() if k not in QUANT_EVALUATION_SUBKEYS}
     return _digest({"training": config})
 
 

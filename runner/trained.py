@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,8 @@ def acting(methods: Sequence[BaseMethod]) -> tuple[BaseMethod, ...]:
 
 
 def context_of(cfg: ExperimentConfig) -> Context:
-    return Context(cfg.task.max_length, is_pretrained(cfg.model), cfg.quant, cfg.train.max_steps)
+    quant = replace(cfg.quant, weight_step_ratio=1.0)
+    return Context(cfg.task.max_length, is_pretrained(cfg.model), quant, cfg.train.max_steps)
 
 
 def prepare_methods(model: AdaptedModel, methods: Sequence[BaseMethod], context: Context) -> Surgery:
@@ -141,7 +142,7 @@ def _calibrate(
 def own_settings(cfg: ExperimentConfig, facts: dict[str, Any]) -> dict[str, Any]:
     """What a saved network keeps beside its weights, so that its methods can be put in place again."""
     methods = registry.trained_with(cfg.method)
-    quant = {"quant": asdict(cfg.quant)} if registry.quantizes_training(methods) else {}
+    quant = {"quant": asdict(context_of(cfg).quant)} if registry.quantizes_training(methods) else {}
     return {
         "methods": [asdict(choice) for choice in methods],
         "max_length": cfg.task.max_length,

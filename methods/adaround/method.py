@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import ClassVar
 
 from torch import nn
@@ -27,7 +28,8 @@ class AdaRound(BaseMethod):
     def convert(self, model: AdaptedModel, spec: QuantConfig, bits: str, batches: Iterable[Batch]) -> nn.Module:
         inputs, own = list(batches), self.settings
         recipe = Recipe(own.steps, own.batch_rows, own.learning_rate, own.regularization)
-        found = round_layers(model, spec, bits, inputs, recipe, own.asymmetric)
+        right_steps = replace(spec, weight_step_ratio=1.0)
+        found = round_layers(model, right_steps, bits, inputs, recipe, own.asymmetric)
         return quantize_model(with_weights(model, found.layers), spec, bits, inputs, found.grids)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from qexp.cli.analysis import print_analysis
 from qexp.cli.summary import format_figure, print_summary
 from qexp.results.schema import Metric, Record
 from qexp.results.store import Store
@@ -83,3 +84,21 @@ def test_of_a_further_set_only_what_differs_is_defined(further: Record, tmp_path
     assert f"perplexity: {FORMULA}; wikitext-2-v1, split test;" in lines
     assert "perplexity on ptb: the same; ptb, split test" in lines
     assert "perplexity on other text: the same; other text" in lines
+
+
+def test_the_largest_kurtoses_before_and_after_take_eight_lines_at_most(new_record: Callable[..., Record]) -> None:
+    def lines(tensors: dict[str, Any]) -> list[str]:
+        found = {"kurtosis_qat": {"kind": "weight_kurtosis", "target": 1.8, "tensors": tensors}, "silent": {}}
+        console = Console(file=io.StringIO(), width=60)
+        print_analysis(console, replace(new_record("seed=1"), analysis=found))
+        return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+    tensors: dict[str, Any] = {
+        f"layers.{i}.query_weight": {"before": 3.0 + i, "after": 2.0, "selected": i < 8, "share": 0.1} for i in range(9)
+    }
+    tensors["layers.9.dead_weight"] = {"before": None, "after": None, "selected": False, "share": 0.0}
+    shown = lines(tensors)
+    assert len(shown) == 8 and "8 of 9 tensors selected" in shown[0]
+    assert shown[1].split() == ["11", "→", "2", "layers.8.query_weight,", "left", "out"]
+    assert shown[-1].split() == ["mean", "of", "the", "other", "3:", "4", "→", "2"]
+    assert len(lines({})) == 1

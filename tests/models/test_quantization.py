@@ -9,6 +9,7 @@ import torch
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import CalibrationConfig, QuantConfig, QuantizerConfig
+from qexp.kernels.quantize import fake_quantize
 from qexp.kernels.quantizers import Quantizer
 from qexp.models.adapt import adapt
 from qexp.models.quantization import (
@@ -20,6 +21,7 @@ from qexp.models.quantization import (
     parse_bits,
     place_quantizers,
     quantize_model,
+    quantizer_at,
 )
 
 
@@ -190,6 +192,19 @@ def test_finer_activation_ranges_fit_better(family, granularity, network, tokens
         quantized = quantize_model(adapted, spec(activations=each), "w32a5", batches)
         errors.append((output_of(quantized, tokens()) - expected).square().mean())
     assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_wrong_step_is_the_weights_own_times_the_ratio(known, family, network, tokens):
+    model = adapt(network(family))
+    right = quantize_model(model, spec(), "w4a8", [tokens()])
+    grids = {s.name: quantizer_at(right, s).qparams for s in model.sites.weights()} if known else {}
+    wrong = quantize_model(model, spec(weight_step_ratio=0.75), "w4a8", [tokens()], grids)
+    for site in model.sites.weights():
+        own, other = (quantizer_at(one, site).qparams for one in (right, wrong))
+        assert torch.equal(other.scale, own.scale * 0.75)
+        weight, baked = (one.get_submodule(site.module).weight for one in (model.module, wrong))
+        assert torch.equal(baked, fake_quantize(weight.detach(), other))
 
 
 def test_weights_per_token_are_refused(network, tokens):

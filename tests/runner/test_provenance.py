@@ -101,6 +101,7 @@ def test_how_often_is_saved_changes_no_id(group: str, key: str, value: Any) -> N
     [
         {"quant__bits": ["w8a6"]},
         {"quant__calibration": {"seed": 1}},
+        {"quant__weight_step_ratio": 1.1},
         {"eval__outlier_batches": 2},
         {"eval__integer": True},
         {"task__eval_split": "test"},
@@ -130,6 +131,18 @@ def test_evaluation_keys_change_the_cell_and_not_the_trained_model(changes: dict
 def test_what_may_change_a_figure_changes_both_ids(changes: dict[str, Any]) -> None:
     assert cell_id(config(**changes)) != cell_id(config())
     assert training_id(config(**changes)) != training_id(config())
+
+
+def test_a_method_that_quantizes_training_shares_its_network_between_bits_and_step_ratios_only() -> None:
+    method = [{"name": "qat", "settings": {"bits": "w8a8"}}]
+    base = config(method=method)
+    for changes in ({"quant__weight_step_ratio": 1.1}, {"quant__bits": ["w4a8"]}):
+        assert training_id(config(method=method, **changes)) == training_id(base)
+    assert training_id(config(method=method, quant__roles=["query_weight"])) != training_id(base)
+
+
+def test_the_right_step_is_no_part_of_an_id() -> None:
+    assert cell_id(config(quant__weight_step_ratio=1.0)) == cell_id(config())
 
 
 REFERENCE = sorted((Path(__file__).parents[2] / "results" / "reference").glob("*/records/*.json"))

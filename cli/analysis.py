@@ -1,0 +1,42 @@
+"""What a penalty on kurtosis did to the weights, on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from qexp.results.schema import Record
+
+LARGEST = 6
+"""Tensors that have a line of their own."""
+
+
+def print_analysis(console: Console, record: Record) -> None:
+    """At most eight lines a method: how many tensors were selected, and the largest kurtoses before and after."""
+    for method, found in record.analysis.items():
+        if found.get("kind") == "weight_kurtosis":
+            _print_kurtosis(console, method, found)
+
+
+def _print_kurtosis(console: Console, method: str, found: Mapping[str, Any]) -> None:
+    tensors = {name: tensor for name, tensor in found["tensors"].items() if tensor["before"] is not None}
+    selected = f"{sum(tensor['selected'] for tensor in tensors.values())} of {len(tensors)} tensors selected"
+    heading = f"[bold]{method}: kurtosis of weights[/] · target {found['target']:g}, {selected}"
+    console.print(heading, highlight=False, soft_wrap=True)
+    largest = sorted(tensors, key=lambda name: -float(tensors[name]["before"]))[:LARGEST]
+    for name in largest:
+        tensor = tensors[name]
+        after = "constant" if tensor["after"] is None else f"{tensor['after']:,.4g}"
+        line = f"  {tensor['before']:>8,.4g} → {after:<8} {name}{'' if tensor['selected'] else ', left out'}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if len(tensors) > LARGEST:
+        rest = [tensor for name, tensor in tensors.items() if name not in largest]
+        ends = (f"{_mean(rest, end):,.4g}" for end in ("before", "after"))
+        console.print(f"  mean of the other {len(rest)}: {' → '.join(ends)}", highlight=False)
+
+
+def _mean(tensors: list[Mapping[str, Any]], end: str) -> float:
+    known = [float(tensor[end]) for tensor in tensors if tensor[end] is not None]
+    return sum(known) / len(known) if known else float("nan")
