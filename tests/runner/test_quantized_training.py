@@ -19,7 +19,7 @@ from qexp.runner.provenance import training_id
 from qexp.runner.tracking import NullTracker
 
 Configure = Callable[..., ExperimentConfig]
-METHODS = ("qat", "lsq", "quadapter")
+METHODS = ("qat", "lsq", "quadapter", "kurtosis_qat")
 BRIEF = ("train=pretrain_clm", "train.max_steps=4", "train.save_steps=2", "eval.ood=false", "eval.outliers=false")
 
 
@@ -69,6 +69,24 @@ def test_other_bits_share_the_trained_network_and_other_ranges_do_not(brief: Con
     other = training_id(brief(*choice, "quant.activations.momentum=0.5"))
     assert other != training_id(brief(*choice))
     assert training_id(brief("quant.activations.momentum=0.5")) == training_id(brief())
+
+
+def test_a_wrong_step_is_for_evaluation_only(brief: Configure, tmp_path: Path) -> None:
+    wrong = run(brief("method=lsq", "quant.weight_step_ratio=0.5", f"results_dir={tmp_path / 'a'}"))
+    phases = Phases()
+    right = run(brief("method=lsq", f"results_dir={tmp_path / 'a'}"), phases)
+    assert "training" not in phases.names
+    assert right.metrics == run(brief("method=lsq", f"results_dir={tmp_path / 'b'}")).metrics
+    assert wrong.metrics["float"] == right.metrics["float"] and wrong.metrics["w8a8"] != right.metrics["w8a8"]
+
+
+def test_kurtosis_before_training_is_kept_for_whoever_shares_the_network(brief: Configure) -> None:
+    choice = ("method=kurtosis_qat", "method.bits=w8a8", "eval.outliers=true")
+    first, phases = run(brief(*choice)), Phases()
+    second = run(brief(*choice, "quant.bits=[w4a8]"), phases)
+    assert "training" not in phases.names
+    assert second.analysis["kurtosis_qat"] == first.analysis["kurtosis_qat"]
+    assert first.analysis["kurtosis_qat"]["tensors"]
 
 
 def test_quadapter_stands_beside_plain_quantization_and_runs_in_integers(brief: Configure) -> None:
