@@ -1,8 +1,9 @@
-"""What a penalty on kurtosis did to the weights, on the terminal."""
+"""What methods measured of themselves, on the terminal, in a few lines."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -14,13 +15,28 @@ LARGEST = 6
 
 
 def print_analysis(console: Console, record: Record) -> None:
-    """At most eight lines a method: how many tensors were selected, and the largest kurtoses before and after."""
+    """At most eight lines a method, for those whose analysis is of a kind that says something in few lines."""
+    printers = {"weight_kurtosis": _print_kurtosis, "scales": _print_scales}
     for method, found in record.analysis.items():
-        if found.get("kind") == "weight_kurtosis":
-            _print_kurtosis(console, method, found)
+        if (print_one := printers.get(found.get("kind", ""))) is not None:
+            print_one(console, method, found)
+
+
+def _print_scales(console: Console, method: str, found: Mapping[str, Any]) -> None:
+    """How far scales are spread, and what the first phase left of the blocks' errors."""
+    scales = found["scales"].values()
+    ends = f"{min(s['min'] for s in scales):.3g} to {max(s['max'] for s in scales):.3g}" if scales else "none"
+    channels = sum(scale["channels"] for scale in scales)
+    heading = f"[bold]{method}: scales[/] · {channels:,} in {len(scales)} places, {ends}"
+    console.print(heading, highlight=False, soft_wrap=True)
+    left = [error["after"] / error["before"] for error in found.get("block_errors", ()) if error["before"]]
+    if left:
+        shares = f"median {median(left):.0%}, {min(left):.0%} to {max(left):.0%}"
+        console.print(f"  error left of each block's by the first phase: {shares}", highlight=False)
 
 
 def _print_kurtosis(console: Console, method: str, found: Mapping[str, Any]) -> None:
+    """How many tensors were selected, and the largest kurtoses before and after."""
     tensors = {name: tensor for name, tensor in found["tensors"].items() if tensor["before"] is not None}
     selected = f"{sum(tensor['selected'] for tensor in tensors.values())} of {len(tensors)} tensors selected"
     heading = f"[bold]{method}: kurtosis of weights[/] · target {found['target']:g}, {selected}"

@@ -102,3 +102,14 @@ def test_the_largest_kurtoses_before_and_after_take_eight_lines_at_most(new_reco
     assert shown[1].split() == ["11", "→", "2", "layers.8.query_weight,", "left", "out"]
     assert shown[-1].split() == ["mean", "of", "the", "other", "3:", "4", "→", "2"]
     assert len(lines({})) == 1
+
+
+def test_scales_are_told_by_their_spread_and_what_they_left_of_the_errors(new_record: Callable[..., Record]) -> None:
+    scales = {"layers.0.ffn_norm": {"min": 0.25, "max": 3.0, "channels": 8}}
+    errors = [{"before": 4.0, "after": 1.0}, {"before": 2.0, "after": 1.0}, {"before": 0.0, "after": 0.0}]
+    found = {"quadapter": {"kind": "scales", "scales": scales, "block_errors": errors}}
+    console = Console(file=io.StringIO(), width=100)
+    print_analysis(console, replace(new_record("seed=1"), analysis=found))
+    first, second = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert first == "quadapter: scales · 8 in 1 places, 0.25 to 3"
+    assert second.strip() == "error left of each block's by the first phase: median 38%, 25% to 50%"
