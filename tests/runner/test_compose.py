@@ -19,6 +19,9 @@ def needs(group, name):
     return {
         ("model", "hub"): ["model.path=some/model", "model.family=bert"],
         ("task", "text_folder"): ["task.folder=/some/folder"],
+        # With quant=none in its turn: there is nothing to take the bits of training from, and nothing to execute.
+        **{("method", name): ["method.bits=w8a8"] for name in ("qat", "lsq", "kurtosis_qat")},
+        ("method", "quadapter"): ["method.bits=w8a8", "eval.integer=false"],
     }.get((group, name), [])
 
 
