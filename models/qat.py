@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import QuantConfig, QuantizerConfig
@@ -19,7 +18,15 @@ from qexp.kernels.quantize import QParams
 from qexp.kernels.quantizers import Quantizer
 from qexp.kernels.trained_quantizers import TrainedQuantizer
 from qexp.models.adapters._common import restore_class, swap_class
-from qexp.models.quantization import FLOAT_BITS, choose_sites, naming, parse_bits, quantizer_at, weight_granularity
+from qexp.models.quantization import (
+    FLOAT_BITS,
+    choose_sites,
+    parse_bits,
+    quantize_by,
+    quantizer_at,
+    unhook,
+    weight_granularity,
+)
 from qexp.models.sites import AdaptedModel, Site
 
 WEIGHT, INPUT, OUTPUT = "trained_weight", "trained_input", "trained_output"
@@ -109,7 +116,8 @@ def rest(model: AdaptedModel) -> None:
         target = model.module.get_submodule(site.module)
         if site.kind == "weight":
             restore_class(target, QuantizedWeight)
-        _unhook(target)
+        else:
+            unhook(target, _NAMES[site.kind], site)
 
 
 def strip(model: AdaptedModel) -> None:
@@ -131,24 +139,5 @@ def _attach(network: nn.Module, site: Site, quantizer: TrainedQuantizer) -> None
     target.add_module(_NAMES[site.kind], quantizer.to(next(network.parameters()).device))
     if site.kind == "weight":
         swap_class(target, QuantizedWeight)
-    elif site.kind == "output":
-        target.register_forward_hook(partial(_quantize_output, site.name))
     else:
-        target.register_forward_pre_hook(partial(_quantize_input, site.name))
-
-
-def _unhook(target: nn.Module) -> None:
-    for hooks in (target._forward_hooks, target._forward_pre_hooks):
-        for key, hook in list(hooks.items()):
-            if isinstance(hook, partial) and hook.func in (_quantize_output, _quantize_input):
-                del hooks[key]
-
-
-def _quantize_output(site: str, module: nn.Module, _: Any, output: Tensor) -> Tensor:
-    with naming(site):
-        return module.get_submodule(OUTPUT)(output)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
-
-
-def _quantize_input(site: str, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    with naming(site):
-        return (module.get_submodule(INPUT)(args[0]), *args[1:])
+        quantize_by(target, _NAMES[site.kind], site)

@@ -177,12 +177,26 @@ def attach(network: nn.Module, site: Site, quantizer: Quantizer) -> None:
     target = network.get_submodule(site.module)
     if site.kind == "weight":
         parametrize.register_parametrization(target, "weight", quantizer)
-    elif site.kind == "output":
-        target.add_module(OUTPUT, quantizer)
-        target.register_forward_hook(partial(_quantize_output, site.name))
     else:
-        target.add_module(INPUT, quantizer)
-        target.register_forward_pre_hook(partial(_quantize_input, site.name))
+        target.add_module(_NAMES[site.kind], quantizer)
+        quantize_by(target, _NAMES[site.kind], site)
+
+
+def quantize_by(target: nn.Module, name: str, site: Site) -> None:
+    """Have the submodule ``name`` of ``target`` quantize the activation at ``site``, until :func:`unhook`."""
+    if site.kind == "output":
+        target.register_forward_hook(partial(_quantize_output, name, site.name))
+    else:
+        target.register_forward_pre_hook(partial(_quantize_input, name, site.name))
+
+
+def unhook(target: nn.Module, name: str, site: Site) -> None:
+    """Undo :func:`quantize_by`; the submodule stays."""
+    for hooks in (target._forward_hooks, target._forward_pre_hooks):
+        for key, hook in list(hooks.items()):
+            if isinstance(hook, partial) and hook.func in (_quantize_output, _quantize_input):
+                if hook.args == (name, site.name):
+                    del hooks[key]
 
 
 def quantizer_name(site: Site) -> str:
@@ -198,22 +212,17 @@ def quantizer_at(network: nn.Module, site: Site) -> Quantizer | None:
 
 def retire(network: nn.Module, site: Site) -> None:
     """Leave an activation's quantizer in its place, but take its hook away: something else quantizes there."""
-    target = network.get_submodule(site.module)
-    for hooks in (target._forward_hooks, target._forward_pre_hooks):
-        for key, hook in list(hooks.items()):
-            if isinstance(hook, partial) and hook.func in (_quantize_output, _quantize_input):
-                if hook.args == (site.name,):
-                    del hooks[key]
+    unhook(network.get_submodule(site.module), _NAMES[site.kind], site)
 
 
-def _quantize_output(site: str, module: nn.Module, _: Any, output: Tensor) -> Tensor:
+def _quantize_output(name: str, site: str, module: nn.Module, _: Any, output: Tensor) -> Tensor:
     with naming(site):
-        return module.get_submodule(OUTPUT)(output)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        return module.get_submodule(name)(output)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
 
-def _quantize_input(site: str, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _quantize_input(name: str, site: str, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     with naming(site):
-        return (module.get_submodule(INPUT)(args[0]), *args[1:])
+        return (module.get_submodule(name)(args[0]), *args[1:])
 
 
 class naming:
