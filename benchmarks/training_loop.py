@@ -20,7 +20,7 @@ def measure(turns: int = 7, steps: int = STEPS) -> Report:
     from qexp.models.adapt import adapt
     from qexp.models.loading import load_model
     from qexp.runner.compose import compose
-    from qexp.runner.experiment import prepare_task
+    from qexp.runner.preparation import prepare_task
     from qexp.runner.progress import SilentProgress
     from qexp.runner.tracking import NullTracker
     from qexp.runner.trained import create_methods

@@ -47,6 +47,18 @@ class PlantConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class PretrainConfig:
+    """Training of a model from scratch, without any method, before the run proper: on which text, and how long."""
+
+    task: str
+    """The name of a running text, or a folder of one."""
+    train: str | None = None
+    """The recipe; null: ``pretrain_clm`` or ``pretrain_mlm``, as the family asks."""
+    max_steps: Positive | None = None
+    """Instead of the recipe's."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class ModelConfig:
     """Which network, and where its weights come from.
 
@@ -69,6 +81,8 @@ class ModelConfig:
     """The ``train=`` recipe of this model when the user names none (``none`` for models too large to train here)."""
     plant_outliers: PlantConfig | None = None
     """Outlier channels to plant right after loading, before training."""
+    pretrain: PretrainConfig | None = None
+    """A model from scratch only: train it first, so that the run starts from trained weights and their tokenizer."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -215,6 +229,14 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Pretraining:
+    """What ``model.pretrain`` names, settled while composing."""
+
+    task: TaskConfig
+    train: TrainConfig
+
+
+@dataclass(frozen=True, config=STRICT)
 class ExperimentConfig:
     """One experiment: everything that ``run_experiment`` needs, and nothing that it does not."""
 
@@ -238,6 +260,8 @@ class ExperimentConfig:
     """Sub-folder of ``results_dir`` that the record is filed under."""
     ood: tuple[TaskConfig, ...] = ()
     """What ``task.ood`` names, settled while composing; empty without ``eval.ood``."""
+    pretraining: Pretraining | None = None
+    """What ``model.pretrain`` names, settled while composing."""
 
 
 VOLATILE_KEYS = ("tracking", "kernels", "results_dir", "table", "data_dir", "threads", "device")
@@ -246,11 +270,11 @@ VOLATILE_KEYS = ("tracking", "kernels", "results_dir", "table", "data_dir", "thr
 VOLATILE_SUBKEYS = {"train": ("save_steps", "logging_steps", "keep_model")}
 """Keys inside groups that cannot change a figure either."""
 
-SETTLED_KEYS = ("ood",)
+SETTLED_KEYS = ("ood", "pretraining")
 """Top-level keys that follow from others and that nobody sets."""
 
 LATER_SUBKEYS: dict[str, dict[str, Any]] = {
-    "model": {"plant_outliers": None},
+    "model": {"plant_outliers": None, "pretrain": None},
     "task": {"ood": ()},
     "eval": {"integer": False, "ood": False},
     "quant": {"weight_step_ratio": 1.0},

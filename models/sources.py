@@ -56,8 +56,8 @@ class Checkpoint:
 
 
 def is_pretrained(cfg: ModelConfig) -> bool:
-    """Whether the weights are trained ones (anything but ``source: scratch``)."""
-    return cfg.source != "scratch"
+    """Whether the weights are trained ones (anything but ``source: scratch``, unless that is pretrained here)."""
+    return cfg.source != "scratch" or cfg.pretrain is not None
 
 
 def family_of(cfg: ModelConfig) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qexp.conf.schema import SETTLED_KEYS, VOLATILE_KEYS, VOLATILE_SUBKEYS
+from qexp.conf.schema import VOLATILE_KEYS, VOLATILE_SUBKEYS
 from qexp.results.schema import Record
 from qexp.results.select import Flat, check_keys, labelled, lookup, text
 
@@ -18,7 +18,6 @@ WITHOUT_EFFECT = (
     "eval.integer",
     "eval.ood",
     "task.ood",
-    *SETTLED_KEYS,
 )
 """Keys that cannot change a figure (what is measured besides is no figure of the table's)."""
 NEVER_A_ROW = ("seed", "quant.bits", *WITHOUT_EFFECT)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from qexp.conf.errors import UserError
+from qexp.conf.schema import SETTLED_KEYS
 from qexp.results.schema import Record
 
 Flat = dict[str, Any]
@@ -26,14 +27,17 @@ def labelled(config: Mapping[str, Any]) -> Flat:
     flat = flatten(config)
     if "model.name" in flat:
         flat["model.name"] = model_label(config["model"])
-    flat.pop("model.plant_outliers", None)  # nothing was planted: what a record without the key says
-    return flat
+    for key in ("model.plant_outliers", "model.pretrain"):  # null: what a record without the key says
+        flat.pop(key, None)
+    return {key: value for key, value in flat.items() if key.split(".")[0] not in SETTLED_KEYS}
 
 
 def model_label(model: Mapping[str, Any]) -> str:
-    """A model's name and the outliers planted in it, channels x factor: ``minilm (planted 4 x 64)``."""
-    planted = model.get("plant_outliers")
-    return f"{model['name']} (planted {planted['channels']} x {planted['factor']:g})" if planted else str(model["name"])
+    """A model's name, what it was pretrained on, and planted outliers: ``tiny_gpt2 (from books, planted 4 x 64)``."""
+    pretrain, planted = model.get("pretrain"), model.get("plant_outliers")
+    notes = [f"from {pretrain['task']}"] if pretrain else []
+    notes += [f"planted {planted['channels']} x {planted['factor']:g}"] if planted else []
+    return f"{model['name']} ({', '.join(notes)})" if notes else str(model["name"])
 
 
 def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:

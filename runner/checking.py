@@ -29,7 +29,7 @@ def check_key(key: str, methods: tuple[str, ...]) -> str:
     """
     if key.split(".")[0] == "method":
         return _check_method_key(key, methods)
-    if key in SETTLED_KEYS or not _exists(ExperimentConfig, key.split(".")):
+    if key.split(".")[0] in SETTLED_KEYS or not _exists(ExperimentConfig, key.split(".")):
         raise _unknown(key, methods)
     return key
 

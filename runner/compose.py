@@ -22,13 +22,14 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from qexp.conf.catalog import SCALES
 from qexp.conf.errors import UserError
-from qexp.conf.schema import ExperimentConfig, MethodChoice, Objective, QuantConfig, TaskConfig
+from qexp.conf.schema import ExperimentConfig, MethodChoice, Objective, QuantConfig, TaskConfig, TrainConfig
 from qexp.methods.registry import quantizes_training
 from qexp.models.sources import MASKED_FAMILIES, family_of, is_pretrained
 from qexp.results.select import flatten
 from qexp.runner.checking import check, check_key
 from qexp.runner.ood import settle_ood
 from qexp.runner.overrides import Request, Value, choose, known, parse
+from qexp.runner.pretraining import settle_pretraining
 
 
 def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -49,6 +50,7 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
         tree.train = _compose("train/" + groups.get("train", _recipe(config)), []).train
         config = _settle(tree, request, implied)
     asked = [value.key for value in request.values]
+    config = settle_pretraining(config, lambda name: _further_task(name, config), lambda name: _recipe_of(name, config))
     return settle_ood(config, asked, lambda name: _further_task(name, config))
 
 
@@ -81,7 +83,7 @@ def _settle(tree: DictConfig, request: Request, implied: Mapping[str, Any]) -> E
     data = _resolve(tree)
     methods = {name: {k: v for k, v in data["method"][name].items() if k != "name"} for name in by_name}
     config = check({key: value for key, value in data.items() if key != "method"}, methods)
-    if is_pretrained(config.model) and config.model.path is None:
+    if config.model.source != "scratch" and config.model.path is None:
         raise UserError("model.path must be given: model.path=organisation/name, or a local folder")
     config = replace(config, method=tuple(_with_bits(choice, config.quant) for choice in config.method))
     return replace(config, task=replace(config.task, objective=resolve_objective(config)))
@@ -89,12 +91,15 @@ def _settle(tree: DictConfig, request: Request, implied: Mapping[str, Any]) -> E
 
 def _further_task(name: str, config: ExperimentConfig) -> TaskConfig:
     """The task that ``task=name`` would choose at the scale of ``config``."""
-    try:
-        task, place = choose("task", name)
-    except UserError as error:
-        raise UserError(f"task.ood: {error}") from None
+    task, place = choose("task", name)
     request = Request(groups={"task": task, "scale": config.scale}, values=tuple(place))
     return _settle(_compose_groups(request), request, {}).task
+
+
+def _recipe_of(name: str, config: ExperimentConfig) -> TrainConfig:
+    """The recipe that ``train=name`` would choose at the scale of ``config``."""
+    request = Request(groups={"train": known("train", name), "scale": config.scale}, values=())
+    return _settle(_compose_groups(request), request, {}).train
 
 
 def _with_bits(choice: MethodChoice, quant: QuantConfig) -> MethodChoice:

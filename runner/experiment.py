@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qexp.conf.schema import ExperimentConfig
@@ -122,8 +121,12 @@ def _measure_on(
     progress: ProgressReporter,
 ) -> None:
     from qexp.runner import evaluation
+    from qexp.runner.preparation import prepare_ood, prepare_task, pretrain
     from qexp.runner.trained import obtain
 
+    if cfg.pretraining is not None:
+        with findings.timed("pretrain"):
+            findings.training["pretraining"] = pretrain(cfg, device, progress)
     with findings.timed("prepare"):
         task, tokenizer = prepare_task(cfg, progress)
         task.ood = prepare_ood(cfg, tokenizer, progress)
@@ -131,7 +134,7 @@ def _measure_on(
     findings.ood_fingerprints = {other.name: other.fingerprint for other in task.ood}
     with findings.timed("train"):
         trained = obtain(cfg, task, tokenizer, device, progress, tracker)
-    findings.training = trained.facts
+    findings.training |= trained.facts
     with findings.timed("evaluate.float"):
         network = trained.model.module
         findings.metrics["float"] = evaluation.evaluate_network(
@@ -193,37 +196,6 @@ def _setting(
         with findings.timed(f"evaluate.{bits}.integer"):
             found = evaluate_integer(cfg, bits, quantized, simulated, trained, task, device, progress)
         findings.metrics[f"{bits}.integer"], findings.integer[bits] = found
-
-
-def prepare_task(cfg: ExperimentConfig, progress: ProgressReporter) -> tuple[Task, Any]:
-    """The task of ``cfg`` with its tokenised data, and the tokenizer."""
-    from qexp.models.loading import load_tokenizer
-    from qexp.runner.tasks import build_task, load_corpus
-
-    objective, cache = cfg.task.objective, Path(cfg.results_dir) / "cache"
-    assert objective != "auto", "composing settles the objective"
-    progress.start("preparing data", None)
-    try:
-        corpus = load_corpus(cfg.task, cfg.data_dir)
-        tokenizer = load_tokenizer(cfg.model, corpus.texts(), cfg.data_dir, cache)
-        length = cfg.task.max_length
-        return build_task(cfg.task, corpus, tokenizer, objective, length, cfg.seed, cache), tokenizer
-    finally:
-        progress.finish()
-
-
-def prepare_ood(cfg: ExperimentConfig, tokenizer: Any, progress: ProgressReporter) -> tuple[Task, ...]:
-    """The tasks of ``cfg.ood``, for the network's own tokenizer. Raises ``UserError`` where one has no data here."""
-    from qexp.runner.tasks import build_further
-
-    if not cfg.ood:
-        return ()
-    progress.start("preparing further data", None)
-    try:
-        cache = Path(cfg.results_dir) / "cache"
-        return tuple(build_further(other, cfg.data_dir, tokenizer, cfg.seed, cache) for other in cfg.ood)
-    finally:
-        progress.finish()
 
 
 def _analyse(

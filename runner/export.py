@@ -16,7 +16,7 @@ from qexp.results.schema import Record
 from qexp.results.store import Store
 from qexp.runner.checking import check_executable
 from qexp.runner.compose import compose
-from qexp.runner.provenance import cell_id, training_id
+from qexp.runner.provenance import cell_id
 from qexp.runner.rerun import config_of
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def export_integer(cfg: ExperimentConfig, bits: str, folder: Path, progress: Pro
     from qexp.models.integer_saving import save_integer
     from qexp.runner.devices import prepare_process, require_backend, resolve_device
     from qexp.runner.evaluation import quantized_network
-    from qexp.runner.experiment import prepare_task
+    from qexp.runner.preparation import prepare_task, pretrain
     from qexp.runner.tracking import NullTracker
     from qexp.runner.trained import obtain, own_settings
 
@@ -103,6 +103,8 @@ def export_integer(cfg: ExperimentConfig, bits: str, folder: Path, progress: Pro
     device = resolve_device(cfg.device)
     prepare_process(cfg.seed, cfg.threads)
     require_backend(cfg.kernels.int8, device, progress.message)
+    if cfg.pretraining is not None:
+        pretrain(cfg, device, progress)
     task, tokenizer = prepare_task(cfg, progress)
     trained = obtain(cfg, task, tokenizer, device, progress, NullTracker())
     quantized = quantized_network(cfg, bits, trained, task, device, progress)
@@ -136,7 +138,9 @@ def load_exported(folder: Path | str, backend: str = "auto") -> IntegerModel:
 
 
 def _check_kept(cfg: ExperimentConfig) -> None:
-    home = Path(cfg.results_dir, "trained", training_id(cfg))
+    from qexp.runner.trained import home_of
+
+    home = home_of(cfg)
     if cfg.train.max_steps and not home.is_dir():
         raise UserError(
             f"the trained network of this run was not kept ({home} is not there): delete its record and run it again "

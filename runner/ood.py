@@ -30,12 +30,19 @@ def settle_ood(
     if "task.ood" in asked and task.ood and not wanted:
         raise UserError("task.ood is evaluated only with eval.ood=true")
     if wanted and task.ood:
-        sets = tuple(_beside(task, task_of(name)) for name in task.ood)
+        sets = tuple(_beside(task, _named(name, task_of)) for name in task.ood)
         _check(task, sets, config.data_dir)
         return replace(config, ood=sets)
     if wanted and "eval.ood" in asked:
         raise UserError(f"eval.ood=true: task={task.name} {_why_without(task)}")
     return replace(config, task=replace(task, ood=()), eval=replace(config.eval, ood=False))
+
+
+def _named(name: str, task_of: Callable[[str], TaskConfig]) -> TaskConfig:
+    try:
+        return task_of(name)
+    except UserError as error:
+        raise UserError(f"task.ood: {error}") from None
 
 
 def _why_without(task: TaskConfig) -> str:

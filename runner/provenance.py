@@ -27,6 +27,7 @@ from qexp.conf.schema import (
 )
 from qexp.methods.registry import later_settings, quantizes_training, trained_with
 from qexp.results.schema import RECORD_VERSION
+from qexp.runner.pretraining import pretraining_run
 
 PACKAGES = (
     *("accelerate", "bitsandbytes", "datasets", "evaluate", "hydra-core", "numpy", "safetensors", "scikit-learn"),
@@ -63,6 +64,8 @@ def _identity(cfg: ExperimentConfig) -> dict[str, Any]:
         config[group] = _without_implied(config[group], later)
     if further := config.pop("ood"):
         config["ood"] = [_without_implied(task, LATER_SUBKEYS["task"]) for task in further]
+    if config.pop("pretraining"):
+        config["pretraining"] = training_id(pretraining_run(cfg))
     return config
 
 

@@ -39,7 +39,7 @@ def overrides_for(config: Mapping[str, Any]) -> list[str]:
     """Overrides whose composition is ``config``: the groups' choices, then every value that is not the choice's own."""
     wanted = flatten(config)
     chosen = _choices(config, wanted)
-    open_keys = wanted.keys() - {"method", *SETTLED_KEYS}
+    open_keys = {key for key in wanted if key != "method" and key.split(".")[0] not in SETTLED_KEYS}
     keys = [key for key, _, _ in compose_difference(compose_dict(chosen), config) if key in open_keys]
     return [*chosen, *(f"{key}={quoted(wanted[key])}" for key in keys)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ def sites_of(config: ExperimentConfig) -> list[dict[str, Any]]:
     from qexp.models.quantization import describe_sites
     from qexp.runner.tasks import load_corpus
 
+    model = replace(config.model, pretrain=None)  # the same sites, trained or not
     corpus = load_corpus(config.task, config.data_dir)
-    tokenizer = load_tokenizer(config.model, corpus.texts(), config.data_dir, Path(config.results_dir) / "cache")
+    tokenizer = load_tokenizer(model, corpus.texts(), config.data_dir, Path(config.results_dir) / "cache")
     objective, length = resolve_objective(config), config.task.max_length
-    return describe_sites(adapt(load_model(config.model, objective, corpus.num_labels, tokenizer, length, config.seed)))
+    return describe_sites(adapt(load_model(model, objective, corpus.num_labels, tokenizer, length, config.seed)))

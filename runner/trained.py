@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qexp.conf.errors import UserError
-from qexp.conf.schema import ExperimentConfig, MethodChoice
+from qexp.conf.schema import ExperimentConfig, MethodChoice, ModelConfig
 from qexp.methods import registry
 from qexp.methods.base import BaseMethod, Context, Surgery
 from qexp.models.adapt import adapt
@@ -21,6 +21,7 @@ from qexp.models.planting import plant_outliers
 from qexp.models.saving import load_saved, save_model
 from qexp.models.sites import AdaptedModel
 from qexp.runner.batches import calibration_batches
+from qexp.runner.pretraining import pretraining_run, starting_model
 from qexp.runner.provenance import training_id
 from qexp.runner.training import discard, resume_point, train
 
@@ -39,6 +40,16 @@ class Trained:
     methods: tuple[BaseMethod, ...]
     facts: dict[str, Any] = field(default_factory=dict)
     """Steps, final loss, curve, and the sites that the methods replaced: the record's ``training``."""
+
+
+def home_of(cfg: ExperimentConfig) -> Path:
+    """The folder of the trained network."""
+    return Path(cfg.results_dir) / "trained" / training_id(cfg)
+
+
+def origin(cfg: ExperimentConfig) -> ModelConfig:
+    """The model that training starts from: ``cfg.model``, or the folder where it was pretrained."""
+    return cfg.model if cfg.pretraining is None else starting_model(cfg, home_of(pretraining_run(cfg)))
 
 
 def create_methods(choices: Sequence[MethodChoice]) -> tuple[BaseMethod, ...]:
@@ -86,12 +97,12 @@ def obtain(
     tracker: Tracker,
 ) -> Trained:
     """The trained network for ``cfg`` on ``device``: loaded when it was trained before, else trained and kept."""
-    home = Path(cfg.results_dir) / "trained" / training_id(cfg)
+    home = home_of(cfg)
     if home.is_dir() and cfg.train.max_steps:
         if (trained := _load(cfg, home, task, device, progress)) is not None:
             return trained
     methods = create_methods(cfg.method)
-    network = load_model(cfg.model, task.objective, task.num_labels, tokenizer, cfg.task.max_length, cfg.seed)
+    network = load_model(origin(cfg), task.objective, task.num_labels, tokenizer, cfg.task.max_length, cfg.seed)
     model = adapt(network)
     if cfg.model.plant_outliers is not None:
         plant_outliers(model, cfg.model.plant_outliers)

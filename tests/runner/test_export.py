@@ -16,8 +16,9 @@ from qexp.models.sources import INTEGER_WEIGHTS
 from qexp.results.store import Store
 from qexp.runner.compose import compose
 from qexp.runner.devices import resolve_device
-from qexp.runner.experiment import prepare_task, run_experiment
+from qexp.runner.experiment import run_experiment
 from qexp.runner.export import Exported, check_target, export_integer, load_exported
+from qexp.runner.preparation import prepare_task
 from qexp.runner.progress import SilentProgress
 from qexp.runner.tracking import NullTracker
 

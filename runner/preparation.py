@@ -1,0 +1,60 @@
+"""What a run needs before it can train: its data in the network's tokens, and a network to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qexp.conf.schema import ExperimentConfig
+from qexp.models.loading import load_tokenizer
+from qexp.runner.devices import prepare_process
+from qexp.runner.pretraining import pretraining_run
+from qexp.runner.provenance import training_id
+from qexp.runner.tasks import build_further, build_task, load_corpus
+from qexp.runner.tracking import NullTracker
+from qexp.runner.trained import obtain, origin
+
+if TYPE_CHECKING:
+    import torch
+
+    from qexp.runner.progress import ProgressReporter
+    from qexp.runner.tasks import Task
+
+
+def pretrain(cfg: ExperimentConfig, device: torch.device, progress: ProgressReporter) -> dict[str, Any]:
+    """Train the network that ``cfg.model.pretrain`` asks for, unless a run did before; what a record says of it.
+
+    Raises ``Diverged`` and ``KeyboardInterrupt`` as training does; stopped, it goes on from its last checkpoint.
+    """
+    earlier = pretraining_run(cfg)
+    task, tokenizer = prepare_task(earlier, progress)
+    facts = obtain(earlier, task, tokenizer, device, progress, NullTracker()).facts
+    prepare_process(cfg.seed, cfg.threads)  # random numbers of the run do not depend on who trained the network
+    kept = {key: facts[key] for key in ("steps", "final_loss")}
+    return {"training_id": training_id(earlier), "data_fingerprint": task.fingerprint, **kept}
+
+
+def prepare_task(cfg: ExperimentConfig, progress: ProgressReporter) -> tuple[Task, Any]:
+    """The task of ``cfg`` with its tokenised data, and the tokenizer."""
+    objective, cache = cfg.task.objective, Path(cfg.results_dir) / "cache"
+    assert objective != "auto", "composing settles the objective"
+    progress.start("preparing data", None)
+    try:
+        corpus = load_corpus(cfg.task, cfg.data_dir)
+        tokenizer = load_tokenizer(origin(cfg), corpus.texts(), cfg.data_dir, cache)
+        length = cfg.task.max_length
+        return build_task(cfg.task, corpus, tokenizer, objective, length, cfg.seed, cache), tokenizer
+    finally:
+        progress.finish()
+
+
+def prepare_ood(cfg: ExperimentConfig, tokenizer: Any, progress: ProgressReporter) -> tuple[Task, ...]:
+    """The tasks of ``cfg.ood``, for the network's own tokenizer. Raises ``UserError`` where one has no data here."""
+    if not cfg.ood:
+        return ()
+    progress.start("preparing further data", None)
+    try:
+        cache = Path(cfg.results_dir) / "cache"
+        return tuple(build_further(other, cfg.data_dir, tokenizer, cfg.seed, cache) for other in cfg.ood)
+    finally:
+        progress.finish()
