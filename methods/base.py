@@ -15,6 +15,12 @@ from qexp.models.certificate import Recorder
 from qexp.models.sites import AdaptedModel
 
 Batch = Mapping[str, Tensor]
+Report = Callable[[int, int], None]
+"""Told how many parts of how many are done, by what takes long."""
+
+
+def untold(done: int, total: int) -> None:
+    """Tells nobody."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ class BaseMethod:
         """
         return {}
 
-    def calibrate(self, model: AdaptedModel, batches: Iterable[Batch]) -> dict[str, Any]:
+    def calibrate(self, model: AdaptedModel, batches: Iterable[Batch], report: Report = untold) -> dict[str, Any]:
         """After ``begin``, on calibration inputs: find ranges, fit scales. Left out where training goes on from a
         checkpoint, which holds what was found. What it tells is kept as what ``begin`` does."""
         return {}

@@ -144,7 +144,8 @@ def _calibrate(
         if type(method).calibrate is not BaseMethod.calibrate:
             progress.start(f"calibrating {method.name}", None)
             try:
-                told[method.name] = method.calibrate(model, calibration_batches(cfg.quant.calibration, task, device))
+                batches = calibration_batches(cfg.quant.calibration, task, device)
+                told[method.name] = method.calibrate(model, batches, progress.advance)
             finally:
                 progress.finish()
     return told

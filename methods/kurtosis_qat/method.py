@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from qexp.kernels.kurtosis import kurtosis, kurtosis_penalty
-from qexp.methods.base import Batch, Context, SiteChange, Surgery
+from qexp.methods.base import Batch, Context, Report, SiteChange, Surgery, untold
 from qexp.methods.kurtosis_qat.settings import Settings
 from qexp.methods.qat.method import QAT
 from qexp.models.sites import AdaptedModel
@@ -34,8 +34,8 @@ class KurtosisQAT(QAT):
         self.chosen, _ = select(found, own.select, names=own.names, threshold=own.threshold)
         return {"tensors": describe(found, self.chosen, own.target)}
 
-    def calibrate(self, model: AdaptedModel, batches: Iterable[Batch]) -> dict[str, Any]:
-        return super().calibrate(model, batches) if self.settings.qat else {}
+    def calibrate(self, model: AdaptedModel, batches: Iterable[Batch], report: Report = untold) -> dict[str, Any]:
+        return super().calibrate(model, batches, report) if self.settings.qat else {}
 
     def extra_loss(self, model: AdaptedModel) -> Tensor:
         """lambda times the penalty on the latent float weights: quantized ones have steps for a gradient."""

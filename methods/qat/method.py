@@ -12,7 +12,7 @@ from torch import nn
 from qexp.conf.schema import QuantConfig, QuantizerConfig
 from qexp.kernels.quantize import QParams
 from qexp.kernels.trained_quantizers import CurrentRange, RunningRange, TrainedQuantizer
-from qexp.methods.base import BaseMethod, Batch, Context, SiteChange, Surgery
+from qexp.methods.base import BaseMethod, Batch, Context, Report, SiteChange, Surgery, untold
 from qexp.methods.qat.settings import Settings
 from qexp.models import qat
 from qexp.models.quantization import quantize_model
@@ -31,7 +31,7 @@ class QAT(BaseMethod):
         placed = qat.install(model, context.quant, self._bits, self._quantizer)
         return Surgery(tuple(SiteChange(name, repr(quantizer)) for name, quantizer in placed.items()))
 
-    def calibrate(self, model: AdaptedModel, batches: Iterable[Batch]) -> dict[str, Any]:
+    def calibrate(self, model: AdaptedModel, batches: Iterable[Batch], report: Report = untold) -> dict[str, Any]:
         """Start every quantizer where post-training quantization would leave it."""
         qat.start(model, quantize_model(model, self.context.quant, self._bits, batches))
         return {}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from qexp.methods.base import Batch
+from qexp.methods.base import Batch, Report, untold
 from qexp.methods.quadapter.settings import Settings
 from qexp.models import qat
 from qexp.models.blocks import BlockCall, advance, block_paths, first_inputs, run_block
@@ -17,7 +17,11 @@ Bounded = Callable[[], None]
 
 
 def fit_blocks(
-    model: AdaptedModel, batches: Sequence[Batch], parameters: Sequence[Sequence[Tensor]], settings: Settings
+    model: AdaptedModel,
+    batches: Sequence[Batch],
+    parameters: Sequence[Sequence[Tensor]],
+    settings: Settings,
+    report: Report = untold,
 ) -> list[tuple[float, float]]:
     """Fit ``parameters[layer]`` of every block, in forward order; the blocks' mean squared errors before and after.
 
@@ -37,6 +41,7 @@ def fit_blocks(
             advance(block, stream)
         for call, target in zip(floats, targets, strict=True):
             call.hidden = target
+        report(layer + 1, len(parameters))
     return errors
 
 

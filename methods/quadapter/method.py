@@ -16,7 +16,7 @@ from qexp.conf.schema import QuantConfig, QuantizerConfig
 from qexp.kernels.following_range import FollowingRange
 from qexp.kernels.quantize import QParams
 from qexp.kernels.trained_quantizers import CurrentRange, TrainedQuantizer
-from qexp.methods.base import Batch, Context, ParameterRule, SiteChange, Surgery
+from qexp.methods.base import Batch, Context, ParameterRule, Report, SiteChange, Surgery, untold
 from qexp.methods.qat.method import QAT
 from qexp.methods.quadapter.blockwise import fit_blocks
 from qexp.methods.quadapter.settings import Settings
@@ -45,7 +45,7 @@ class Quadapter(QAT):
         changes = (SiteChange(one.name, f"{one.channels} scales, folded: {one.producer}") for one in self.scalings)
         return Surgery((*surgery.replaced, *changes))
 
-    def calibrate(self, model: AdaptedModel, batches: Iterable[Batch]) -> dict[str, Any]:
+    def calibrate(self, model: AdaptedModel, batches: Iterable[Batch], report: Report = untold) -> dict[str, Any]:
         """Ranges as post-training quantization finds them; then the first phase, and ranges for what it left."""
         seen = list(batches)
         self._start(model, seen)
@@ -53,7 +53,7 @@ class Quadapter(QAT):
             return {}
         model.module.eval()
         self._follow(model, True)
-        errors = fit_blocks(model, seen, self._by_layer(model), self.settings)
+        errors = fit_blocks(model, seen, self._by_layer(model), self.settings, report)
         self._follow(model, False)
         self._check_bound(model)
         self._start(model, seen)

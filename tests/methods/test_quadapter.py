@@ -51,6 +51,13 @@ def test_scales_without_quantizers_change_nothing(family, head, network, tokens,
     assert torch.allclose(output_of(model.module, tokens()), expected, atol=1e-4)
 
 
+def test_the_first_phase_tells_of_every_block(network, tokens):
+    model, method, _, _ = prepared(network("gpt2"), tokens, calibrate=False)
+    told = []
+    method.calibrate(model, batches(tokens), lambda done, total: told.append((done, total)))
+    assert told == [(layer + 1, len(block_paths(model))) for layer in range(len(block_paths(model)))]
+
+
 def test_at_alpha_one_it_is_post_training_quantization(family, network, tokens, output_of):
     model, method, _, _ = prepared(network(family), tokens, blockwise=False)
     plain = quantize_model(adapt(network(family)), SPEC, "w8a8", batches(tokens))
