@@ -20,7 +20,7 @@ from typing import Any
 from measure import Report, Result
 from tables import markdown
 
-BENCHMARKS = ("startup", "finished_cell", "training_loop", "fake_quantized_step", "quantized_training")
+BENCHMARKS = ("startup", "finished_cell", "training_loop", "fake_quantized_step", "quantized_training", "blockwise")
 BENCHMARKS += ("integer_training", "int8_gemm", "int8_model", "int8_gpu")
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, REFERENCE = ROOT / "docs" / "performance.md", ROOT / "results" / "reference"
