@@ -68,25 +68,6 @@ def kurtosis_penalty(kurtoses: Sequence[Tensor], target: float = UNIFORM, mode: 
     raise ValueError(f"unknown mode {mode!r}: {', '.join(get_args(Mode))}")
 
 
-def uniform_mse(a: float, step: float, bits: int) -> float:
-    """Mean squared error of quantizing a uniform distribution on [-a, a] (KURE's lemma, supplement).
-
-    The quantizer has 2^(bits - 1) cells of width ``step`` on each side of zero, gives their midpoints, and beyond them
-    the end of the last. Where the cells cover no more than [-a, a] this is the lemma's
-    (a - 2^(M-1) D)^3 / (3a) + 2^M D^3 / (24a); with larger steps, where the lemma does not hold, it stays exact.
-    """
-    half = 1 << (bits - 1)
-    cells = min(int(a / step), half)
-    rest = a - cells * step
-    tail = rest**3 if cells == half else (rest - step / 2) ** 3 + (step / 2) ** 3
-    return (cells * step**3 / 12 + tail / 3) / a
-
-
-def best_uniform_step(a: float, bits: int) -> float:
-    """The step of least :func:`uniform_mse`: 2a / (2^bits + 1) (KURE's lemma, supplement)."""
-    return 2 * a / ((1 << bits) + 1)
-
-
 def _moments(w: Tensor) -> Moments:
     """Moments about zero need one look at memory where the mean is small beside the spread, as it is in weights."""
     if w.numel() < 2:

@@ -125,3 +125,22 @@ def kurtosis_gradient(values: Sequence[float], unbiased: bool = True) -> list[fl
     skewness, k = math.fsum(v**3 for v in z) / n, math.fsum(v**4 for v in z) / n
     factor = ((n - 1) / n) ** 2 if unbiased else 1.0
     return [factor * 4 / (n * s) * (v**3 - skewness - k * v) for v in z]
+
+
+def uniform_mse(a: float, step: float, bits: int) -> float:
+    """Mean squared error of quantizing a uniform distribution on [-a, a] (KURE's lemma, supplement).
+
+    The quantizer has 2^(bits - 1) cells of width ``step`` on each side of zero, gives their midpoints, and beyond them
+    the end of the last. Where the cells cover no more than [-a, a] this is the lemma's
+    (a - 2^(M-1) D)^3 / (3a) + 2^M D^3 / (24a); with larger steps, where the lemma does not hold, it stays exact.
+    """
+    half = 1 << (bits - 1)
+    cells = min(int(a / step), half)
+    rest = a - cells * step
+    tail = rest**3 if cells == half else (rest - step / 2) ** 3 + (step / 2) ** 3
+    return (cells * step**3 / 12 + tail / 3) / a
+
+
+def best_uniform_step(a: float, bits: int) -> float:
+    """The step of least :func:`uniform_mse`: 2a / (2^bits + 1) (KURE's lemma, supplement)."""
+    return 2 * a / ((1 << bits) + 1)

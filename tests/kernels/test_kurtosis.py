@@ -10,7 +10,8 @@ from torch import Tensor
 
 from qexp.kernels import kurtosis as module
 from qexp.kernels import reference
-from qexp.kernels.kurtosis import best_uniform_step, kurtosis, kurtosis_penalty, uniform_mse
+from qexp.kernels.kurtosis import kurtosis, kurtosis_penalty
+from qexp.kernels.reference import best_uniform_step, uniform_mse
 
 SAMPLES = 1_000_000
 
