@@ -26,6 +26,7 @@ from qexp.conf.schema import ExperimentConfig, MethodChoice, Objective, QuantCon
 from qexp.methods.registry import quantizes_training
 from qexp.models.sources import MASKED_FAMILIES, family_of, is_pretrained
 from qexp.results.select import flatten
+from qexp.runner.characters import settle_characters
 from qexp.runner.checking import check, check_key
 from qexp.runner.ood import settle_ood
 from qexp.runner.overrides import Request, Value, choose, known, parse
@@ -84,7 +85,8 @@ def _settle(tree: DictConfig, request: Request, implied: Mapping[str, Any]) -> E
     if is_pretrained(config.model) and config.model.path is None:
         raise UserError("model.path must be given: model.path=organisation/name, or a local folder")
     config = replace(config, method=tuple(_with_bits(choice, config.quant) for choice in config.method))
-    return replace(config, task=replace(config.task, objective=resolve_objective(config)))
+    config = replace(config, task=replace(config.task, objective=resolve_objective(config)))
+    return settle_characters(config, [value.key for value in request.values])
 
 
 def _further_task(name: str, config: ExperimentConfig) -> TaskConfig:
@@ -212,6 +214,8 @@ def _recipe(config: ExperimentConfig) -> str:
     objective = config.task.objective
     if objective in ("classification", "regression"):
         return "finetune"
+    if config.task.kind == "characters":
+        return "pretrain_chars"
     kind = "mlm" if objective == "masked_lm" else "clm"
     if not is_pretrained(config.model):
         return f"pretrain_{kind}"
