@@ -50,7 +50,7 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
         tree.train = _compose("train/" + groups.get("train", _recipe(config)), []).train
         config = _settle(tree, request, implied)
     asked = [value.key for value in request.values]
-    return settle_ood(config, asked, lambda name: _further_task(name, config))
+    return settle_ood(settle_characters(config, asked), asked, lambda name: _further_task(name, config))
 
 
 def compose_dict(overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -85,8 +85,7 @@ def _settle(tree: DictConfig, request: Request, implied: Mapping[str, Any]) -> E
     if is_pretrained(config.model) and config.model.path is None:
         raise UserError("model.path must be given: model.path=organisation/name, or a local folder")
     config = replace(config, method=tuple(_with_bits(choice, config.quant) for choice in config.method))
-    config = replace(config, task=replace(config.task, objective=resolve_objective(config)))
-    return settle_characters(config, [value.key for value in request.values])
+    return replace(config, task=replace(config.task, objective=resolve_objective(config)))
 
 
 def _further_task(name: str, config: ExperimentConfig) -> TaskConfig:
