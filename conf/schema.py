@@ -90,8 +90,8 @@ class TaskConfig:
     """Folder of this task below ``data_dir`` (``glue/sst2``, ``wikitext/wikitext-2-v1``), or an absolute path."""
     text_column: str = "text"
     joined_by: str | None = None
-    """Running text only: join the rows with this and tokenise them as one text (published WikiText perplexities use a
-    blank line). Null tokenises every row with its special tokens."""
+    """Running text by tokens only: join the rows with this and tokenise them as one text (published WikiText
+    perplexities use a blank line). Null tokenises every row with its special tokens."""
     objective: Literal["auto", "causal_lm", "masked_lm", "classification", "regression"] = "auto"
     max_length: Annotated[int, Field(ge=4)] = 128
     """Tokens of one example or window."""

@@ -78,7 +78,7 @@ def network_class(objective: Objective) -> Any:
 def check_objective(family: str, objective: Objective) -> None:
     """Raises UserError for an objective that the family has no head for."""
     if family == charlm.CharLMConfig.model_type and objective != "causal_lm":
-        raise UserError(f"objective {objective} does not fit the {family} family: it predicts the next character only")
+        raise UserError(f"{family} models predict the next character only, no {objective}: choose task=wikitext2_chars")
     other = {"masked_lm": CAUSAL_FAMILIES, "causal_lm": MASKED_FAMILIES}.get(objective, ())
     if family in other:
         right = "causal_lm" if objective == "masked_lm" else "masked_lm"

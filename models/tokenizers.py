@@ -196,7 +196,7 @@ def _train_bytes(corpus: Sequence[str], family: str, vocab_size: int) -> Any:
 
 
 def _list_characters(corpus: Sequence[str], vocab_size: int) -> Any:
-    """Every character is a token, newlines too: the ``vocab_size`` - 2 most frequent ones, in order of code points.
+    """Every character is a token, newlines in any case: the ``vocab_size`` - 2 most frequent, by code point.
 
     All others are ``<unk>``, and so is ``<unk>`` where it stands in the text. ``<pad>`` never does.
     """
@@ -204,7 +204,7 @@ def _list_characters(corpus: Sequence[str], vocab_size: int) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     special = {"unk": "<unk>", "pad": "<pad>"}
-    counts = Counter(character for text in corpus for character in text.replace(special["unk"], ""))
+    counts = Counter(character for text in corpus for character in text.replace(special["unk"], "") + "\n")
     kept = sorted(sorted(counts, key=lambda character: (-counts[character], character))[: vocab_size - len(special)])
     ids = {token: index for index, token in enumerate([*special.values(), *kept])}
     made = Tokenizer(models.BPE(vocab=ids, merges=[], unk_token=special["unk"], cache_capacity=0))

@@ -24,6 +24,8 @@ def settle_characters(config: ExperimentConfig, asked: Collection[str]) -> Exper
                 f"task.overlap={task.overlap}: only windows of characters overlap; task={task.name} has none"
             )
         return config
+    if task.joined_by is not None:
+        raise UserError(f"task.joined_by: rows of characters are lines, so task={task.name} joins them by nothing else")
     if task.overlap >= task.max_length:
         raise UserError(f"task.overlap={task.overlap} leaves nothing to score of windows of {task.max_length}")
     if task.objective != "causal_lm":

@@ -15,7 +15,7 @@ from qexp.conf.errors import UserError
 from qexp.results.schema import Metric
 from qexp.runner.tasks.base import Example, Examples, Progress, shuffled
 from qexp.runner.tasks.cache import Arrays
-from qexp.runner.tasks.encoding import encode_characters
+from qexp.runner.tasks.encoding import encode_lines
 from qexp.runner.tasks.language import LanguageTask
 from qexp.runner.tasks.masking import IGNORED
 
@@ -92,19 +92,14 @@ class CharacterTask(LanguageTask):
     @property
     def definition(self) -> str:
         """What the bits per character of this task are."""
-        rows = {"": "one after another"}.get(self._joined_by, f"joined by {self._joined_by!r}")
         overlap = f"the first {self.cfg.overlap} context only" if self.cfg.overlap else "the first one context only"
         return (
             "mean negative log-likelihood per character / ln 2, predicting each character from those before it in its "
-            f"window; {self.corpus.origin}, split {self.corpus.eval_splits[0]}, rows as stored, {rows}; "
+            f"window; {self.corpus.origin}, split {self.corpus.eval_splits[0]}, rows as lines; "
             f"windows of {self.max_length} characters in order, {overlap}, the remainder dropped; a vocabulary of "
             f"{len(self.tokenizer)}: the training text's characters and an unknown one, as <unk> in the text is too; "
             "the mean is over all predicted characters, not over batches"
         )
-
-    @property
-    def _joined_by(self) -> str:
-        return self.cfg.joined_by or ""
 
     def _windows(self, split: str) -> Windows:
         """All windows of a split, in order."""
@@ -123,7 +118,7 @@ class CharacterTask(LanguageTask):
 
     def _encode(self, split: str) -> Arrays:
         rows = self.corpus.split(split)[self.corpus.text_columns[0]]
-        return {"ids": encode_characters(self.tokenizer, rows, self._joined_by)}
+        return {"ids": encode_lines(self.tokenizer, rows)}
 
     def _encoding_settings(self, split: str) -> Mapping[str, Any]:
-        return {"kind": "characters", "joined_by": self._joined_by}
+        return {"kind": "characters"}

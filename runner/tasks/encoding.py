@@ -42,13 +42,13 @@ def _encode_text(tokenizer: Any, text: str) -> Ids:
     return np.asarray(tokenizer(text, verbose=False, **_IDS_ONLY)["input_ids"], dtype=np.int32)
 
 
-def encode_characters(tokenizer: Any, rows: Sequence[str], joined_by: str) -> Ids:
-    """Token ids [total] of all rows as one text, by a tokenizer of characters.
+def encode_lines(tokenizer: Any, rows: Sequence[str]) -> Ids:
+    """Token ids [total] of all rows as the lines of one text, blank ones too, by a tokenizer of characters.
 
     A character's id depends on no other one, so rows are taken one by one: all at once need gigabytes.
     """
-    texts = [*(row + joined_by for row in rows[:-1]), rows[-1]]
-    return np.fromiter(chain.from_iterable(_encode(tokenizer, texts)), dtype=np.int32)
+    lines = [row if row.endswith("\n") else f"{row}\n" for row in rows]
+    return np.fromiter(chain.from_iterable(_encode(tokenizer, lines)), dtype=np.int32)
 
 
 def _encode(tokenizer: Any, texts: Sequence[str]) -> Any:

@@ -244,7 +244,7 @@ def test_dimensions_that_do_not_fit_are_one_line(changes: dict[str, Any], said: 
 def test_it_has_no_other_head(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(described("rnn"), TEXTS, None, tmp_path)
     for objective in ("masked_lm", "classification"):
-        with pytest.raises(UserError, match="predicts the next character only"):
+        with pytest.raises(UserError, match="predict the next character only, no .*: choose task=wikitext2_chars"):
             load_model(described("rnn"), objective, 2, tokenizer, 8, seed=0)  # type: ignore[arg-type]
 
 

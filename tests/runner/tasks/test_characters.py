@@ -19,6 +19,7 @@ from qexp.models.tokenizers import load_tokenizer
 from qexp.runner.compose import compose
 from qexp.runner.tasks import Task, build_task, load_corpus
 from qexp.runner.tasks.characters import SampledWindows, Windows
+from qexp.runner.tasks.encoding import encode_lines
 
 ROWS = [f" row {i} of <unk>, {'abc' * (i % 4)}\n" for i in range(40)]
 
@@ -67,17 +68,9 @@ def test_windows_in_order_score_every_character_but_the_first_once(total: int, l
     ids = np.arange(total, dtype=np.int32)
     starts = np.arange(0, total - length + 1, length - overlap)
     windows = Windows(ids, starts, length, overlap)
-    scored = [
-        int(label)
-        for i in range(len(windows))
-        for label in windows[i]["labels"][1 if overlap == 0 else 0 :]
-        if label >= 0
-    ]
-    covered = int(starts[-1]) + length
-    if overlap:
-        assert scored == list(range(covered))
-    else:  # nothing before a window's first character is seen
-        assert scored == [i for i in range(covered) if i % length]
+    scored = [int(label) for i in range(len(windows)) for label in windows[i]["labels"][1:] if label >= 0]
+    # without an overlap nothing before a window's first character is seen
+    assert scored == [i for i in range(1, int(starts[-1]) + length) if overlap or i % length]
 
 
 def test_training_windows_are_a_function_of_seed_and_epoch() -> None:
@@ -98,12 +91,15 @@ def test_training_windows_are_a_function_of_seed_and_epoch() -> None:
     assert len(SampledWindows(ids[:12], 12, 4, 3, seed=0, repeated=False)[2]["input_ids"]) == 12
 
 
-def test_text_is_the_rows_as_stored(make: Callable[..., Task]) -> None:
+def test_rows_are_lines_blank_ones_too(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(["ab"], tmp_path)
+    assert encode_lines(tokenizer, ["ab", "", "b\n"]).tolist() == [3, 4, 2, 2, 4, 2]
+
+
+def test_windows_in_order_are_the_text(make: Callable[..., Task]) -> None:
     task = make(overlap=0)
     text = "".join(task.tokenizer.decode(task.evaluation()[i]["input_ids"]) for i in range(len(task.evaluation())))
     assert "".join(ROWS[30:]).startswith(text) and len(text) > 150
-    joined = make(overlap=0, joined_by="#")
-    assert len(joined._arrays("validation")["ids"]) == len(task._arrays("validation")["ids"]) + 9
 
 
 def test_bits_per_character_are_those_of_a_loop_written_by_hand(make: Callable[..., Task], bigram: Any) -> None:
@@ -155,6 +151,7 @@ CHARS = "task=wikitext2_chars"
         ([CHARS, "model=tiny_bert"], "predicts the next character, and tiny_bert masked ones; choose a causal model"),
         ([CHARS, "model=minilm"], "predicts the next character, and minilm masked ones"),
         ([CHARS, "model=smollm2"], "smollm2 was pretrained on tokens of its own, not characters; choose"),
+        ([CHARS, "model=charlm_rnn", "task.joined_by=x"], "task.joined_by: rows of characters are lines"),
         ([CHARS, "model=tiny_gpt2", "model.tokenizer=train"], "needs model.tokenizer=characters, not train"),
         (
             [CHARS, "model=charlm_conv", "task.overlap=128"],
