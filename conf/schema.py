@@ -69,14 +69,15 @@ class ModelConfig:
 
     name: str
     source: Literal["hub", "package", "gguf_package", "scratch"]
-    family: Literal["auto", "bert", "roberta", "ernie", "gpt2", "opt", "llama"] = "auto"
+    family: Literal["auto", "bert", "roberta", "ernie", "gpt2", "opt", "llama", "charlm"] = "auto"
     path: str | None = None
     revision: str | None = None
     dimensions: dict[str, Any] = Field(default_factory=dict)
     tokenizer: str = "own"
-    """``own`` (the checkpoint's), ``train`` (trained on the task's text), or a model id or local folder."""
+    """``own`` (the checkpoint's), ``train`` (trained on the task's text), ``characters`` (every character of that text
+    is a token), or a model id or local folder."""
     vocab_size: Annotated[int, Field(ge=64)] = 8192
-    """Size of a tokenizer that is trained here; ignored otherwise."""
+    """Size of a tokenizer that is trained here, and its limit for ``characters``; ignored otherwise."""
     train: str | None = None
     """The ``train=`` recipe of this model when the user names none (``none`` for models too large to train here)."""
     plant_outliers: PlantConfig | None = None
@@ -89,24 +90,27 @@ class ModelConfig:
 class TaskConfig:
     """What is learnt and measured.
 
-    ``kind``: ``text`` (running text; causal or masked language modelling), ``glue``, ``pydocs_text`` and
-    ``pydocs_labels`` (made from the Python standard library's documentation).
+    ``kind``: ``text`` (running text; causal or masked language modelling), ``characters`` (running text, of which every
+    next character is predicted), ``glue``, ``pydocs_text`` and ``pydocs_labels`` (made from the Python standard
+    library's documentation).
     ``path`` and ``subset`` are the hub's names; with ``data_dir`` the same splits are read as parquet below it.
     """
 
     name: str
-    kind: Literal["text", "glue", "pydocs_text", "pydocs_labels"]
+    kind: Literal["text", "characters", "glue", "pydocs_text", "pydocs_labels"]
     path: str | None = None
     subset: str | None = None
     folder: str | None = None
     """Folder of this task below ``data_dir`` (``glue/sst2``, ``wikitext/wikitext-2-v1``), or an absolute path."""
     text_column: str = "text"
     joined_by: str | None = None
-    """Running text only: join the rows with this and tokenise them as one text (published WikiText perplexities use a
-    blank line). Null tokenises every row with its special tokens."""
+    """Running text by tokens only: join the rows with this and tokenise them as one text (published WikiText
+    perplexities use a blank line). Null tokenises every row with its special tokens."""
     objective: Literal["auto", "causal_lm", "masked_lm", "classification", "regression"] = "auto"
     max_length: Annotated[int, Field(ge=4)] = 128
     """Tokens of one example or window."""
+    overlap: Annotated[int, Field(ge=0)] = 0
+    """Characters only: how many of a window's first ones belong to the window before too, and are not scored again."""
     mask_probability: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
     train_examples: Positive | None = None
     """Use only the first N training examples (after a seeded shuffle); all when null."""
@@ -275,7 +279,7 @@ SETTLED_KEYS = ("ood", "pretraining")
 
 LATER_SUBKEYS: dict[str, dict[str, Any]] = {
     "model": {"plant_outliers": None, "pretrain": None},
-    "task": {"ood": ()},
+    "task": {"ood": (), "overlap": 0},
     "eval": {"integer": False, "ood": False},
     "quant": {"weight_step_ratio": 1.0},
 }

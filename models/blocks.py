@@ -35,8 +35,9 @@ class _Caught(Exception):
 
 
 def block_paths(model: AdaptedModel) -> tuple[str, ...]:
-    """The dotted path of every block, in forward order: block i is that of ``model.attention[i]``."""
-    return tuple(_block_around(model.module, info.module) for info in model.attention)
+    """The dotted path of every block, in forward order: block i holds the linear layers of layer i."""
+    inside = {info.layer: info.module for info in model.linears if info.layer is not None}
+    return tuple(_block_around(model.module, inside[layer]) for layer in sorted(inside))
 
 
 def _block_around(network: nn.Module, path: str) -> str:

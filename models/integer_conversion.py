@@ -179,7 +179,10 @@ def why_without_sites(model: AdaptedModel, module: str) -> str:
         return "a gate has no quantizer sites"
     _, prefix = base_of(model.module)
     is_head = not module.startswith(prefix) or "pooler" in module.split(".")
-    return "the head has no quantizer sites" if is_head else "it has no quantizer sites"
+    if is_head:
+        return "the head has no quantizer sites"
+    weighed = any(site.module == module for site in model.sites.weights())
+    return "no integer product serves it, only its weight lies on a grid" if weighed else "it has no quantizer sites"
 
 
 def _codes(quantizer: Quantizer) -> str:

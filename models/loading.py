@@ -5,12 +5,14 @@ Only safetensors, or pickles read with ``weights_only``; never remote code.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import ModelConfig, Objective
+from qexp.models import charlm
 from qexp.models.folders import user_cache_dir
 from qexp.models.quiet import quiet
 from qexp.models.scratch import scratch_config, scratch_model
@@ -74,7 +76,9 @@ def network_class(objective: Objective) -> Any:
 
 
 def check_objective(family: str, objective: Objective) -> None:
-    """Raises UserError for a language-modelling objective of the other kind of family."""
+    """Raises UserError for an objective that the family has no head for."""
+    if family == charlm.CharLMConfig.model_type and objective != "causal_lm":
+        raise UserError(f"{family} models predict the next character only, no {objective}: choose task=wikitext2_chars")
     other = {"masked_lm": CAUSAL_FAMILIES, "causal_lm": MASKED_FAMILIES}.get(objective, ())
     if family in other:
         right = "causal_lm" if objective == "masked_lm" else "masked_lm"
@@ -95,8 +99,8 @@ def fit_head(config: Any, objective: Objective, num_labels: int | None, tokenize
 
 
 def usable_positions(config: Any) -> int:
-    """Tokens that fit into one sequence. RoBERTa numbers positions from behind its padding id."""
-    positions = int(config.max_position_embeddings)
+    """Tokens that fit into one sequence: without a limit in charlm, and RoBERTa counts from behind its padding id."""
+    positions = int(getattr(config, "max_position_embeddings", sys.maxsize))
     return positions - config.pad_token_id - 1 if config.model_type == "roberta" else positions
 
 

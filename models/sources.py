@@ -17,7 +17,7 @@ from qexp.conf.errors import UserError
 from qexp.conf.schema import ModelConfig
 
 MASKED_FAMILIES = ("bert", "roberta", "ernie")
-CAUSAL_FAMILIES = ("gpt2", "opt", "llama")
+CAUSAL_FAMILIES = ("gpt2", "opt", "llama", "charlm")
 FAMILIES = MASKED_FAMILIES + CAUSAL_FAMILIES
 INTEGER_WEIGHTS = "integer.safetensors"
 """The weights of an exported integer model; not ``model.safetensors``, whose loaders would take codes for weights."""

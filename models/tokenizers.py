@@ -1,4 +1,4 @@
-"""Tokenizers: a checkpoint's own, a named one, or one trained on the task's text (same text, same tokenizer)."""
+"""Tokenizers: a checkpoint's own, a named one, or one made from the task's text (same text, same tokenizer)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ RECIPE = 1
 WORDPIECE_FAMILIES = ("bert", "ernie")
 BOS_FAMILIES = ("roberta", "opt", "llama")
 """Byte-level families that put a beginning-of-sequence token before each text, as their released tokenizers do."""
+CHARACTERS = "characters"
+"""``model.tokenizer`` of those to whom every character of the text is a token."""
 MAX_ALPHABET = 1000
 
 
@@ -31,11 +33,12 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that ``cfg.tokenizer`` asks for, padding on the right, with a padding token and no length limit.
 
-    ``own``: the checkpoint's. ``train``: trained on ``texts`` (models from scratch only), kept below ``cache_dir``.
+    ``own``: the checkpoint's. ``train`` and ``characters``: made from ``texts`` (models from scratch only), kept below
+    ``cache_dir``.
     Anything else: a local folder, a folder ``tokenizers/<name>`` below ``data_dir``, or an id on the hub.
     Raises UserError where there is no such tokenizer.
     """
-    if cfg.tokenizer == "train":
+    if cfg.tokenizer in ("train", CHARACTERS):
         if is_pretrained(cfg):
             raise UserError(f"model {cfg.name!r} is pretrained and needs the tokenizer it was trained with: own")
         checkpoint = _trained(cfg, texts, cache_dir)
@@ -83,20 +86,26 @@ def _trained(cfg: ModelConfig, texts: Iterable[str] | None, cache_dir: Path) -> 
     """Train on ``texts``, or find the tokenizer that the same texts and settings gave before."""
     corpus = [text for text in texts or () if text.strip()]
     if not corpus:
-        raise UserError("model.tokenizer=train needs a task with training text; this one has none")
-    family = family_of(cfg)
-    folder = cache_dir / "tokenizers" / _fingerprint(corpus, family, cfg.vocab_size)
+        raise UserError(f"model.tokenizer={cfg.tokenizer} needs a task with training text; this one has none")
+    kind = CHARACTERS if cfg.tokenizer == CHARACTERS else family_of(cfg)
+    folder = cache_dir / "tokenizers" / _fingerprint(corpus, kind, cfg.vocab_size)
     if not folder.is_dir():
-        train = _train_wordpiece if family in WORDPIECE_FAMILIES else _train_bytes
         with new_folder(folder, replace=False) as temporary:
-            train(corpus, family, cfg.vocab_size).save_pretrained(temporary)
+            _make(corpus, kind, cfg.vocab_size).save_pretrained(temporary)
     return Checkpoint(str(folder))
 
 
-def _fingerprint(corpus: Sequence[str], family: str, vocab_size: int) -> str:
+def _make(corpus: Sequence[str], kind: str, vocab_size: int) -> Any:
+    if kind == CHARACTERS:
+        return _list_characters(corpus, vocab_size)
+    train = _train_wordpiece if kind in WORDPIECE_FAMILIES else _train_bytes
+    return train(corpus, kind, vocab_size)
+
+
+def _fingerprint(corpus: Sequence[str], kind: str, vocab_size: int) -> str:
     import tokenizers
 
-    digest = hashlib.sha256(json.dumps([RECIPE, family, vocab_size, tokenizers.__version__]).encode())
+    digest = hashlib.sha256(json.dumps([RECIPE, kind, vocab_size, tokenizers.__version__]).encode())
     for text in corpus:
         digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()[:16]
@@ -179,6 +188,27 @@ def _train_bytes(corpus: Sequence[str], family: str, vocab_size: int) -> Any:
             pair=f"<s> $A{end} {second}",
             special_tokens=[("<s>", names.index("<s>")), ("</s>", names.index("</s>"))],
         )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        model_input_names=["input_ids", "attention_mask"],
+        **{f"{role}_token": token for role, token in special.items()},
+    )
+
+
+def _list_characters(corpus: Sequence[str], vocab_size: int) -> Any:
+    """Every character is a token, newlines in any case: the ``vocab_size`` - 2 most frequent, by code point.
+
+    All others are ``<unk>``, and so is ``<unk>`` where it stands in the text. ``<pad>`` never does.
+    """
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    special = {"unk": "<unk>", "pad": "<pad>"}
+    counts = Counter(character for text in corpus for character in text.replace(special["unk"], "") + "\n")
+    kept = sorted(sorted(counts, key=lambda character: (-counts[character], character))[: vocab_size - len(special)])
+    ids = {token: index for index, token in enumerate([*special.values(), *kept])}
+    made = Tokenizer(models.BPE(vocab=ids, merges=[], unk_token=special["unk"], cache_capacity=0))
+    made.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=made,
         model_input_names=["input_ids", "attention_mask"],

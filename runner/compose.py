@@ -26,6 +26,7 @@ from qexp.conf.schema import ExperimentConfig, MethodChoice, Objective, QuantCon
 from qexp.methods.registry import quantizes_training
 from qexp.models.sources import MASKED_FAMILIES, family_of, is_pretrained
 from qexp.results.select import flatten
+from qexp.runner.characters import settle_characters
 from qexp.runner.checking import check, check_key
 from qexp.runner.ood import settle_ood
 from qexp.runner.overrides import Request, Value, choose, known, parse
@@ -50,6 +51,7 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
         tree.train = _compose("train/" + groups.get("train", _recipe(config)), []).train
         config = _settle(tree, request, implied)
     asked = [value.key for value in request.values]
+    config = settle_characters(config, asked)
     config = settle_pretraining(config, lambda name: _further_task(name, config), lambda name: _recipe_of(name, config))
     return settle_ood(config, asked, lambda name: _further_task(name, config))
 
@@ -217,6 +219,8 @@ def _recipe(config: ExperimentConfig) -> str:
     objective = config.task.objective
     if objective in ("classification", "regression"):
         return "finetune"
+    if config.task.kind == "characters":
+        return "pretrain_chars"
     kind = "mlm" if objective == "masked_lm" else "clm"
     if not is_pretrained(config.model):
         return f"pretrain_{kind}"

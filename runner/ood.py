@@ -48,14 +48,21 @@ def _named(name: str, task_of: Callable[[str], TaskConfig]) -> TaskConfig:
 def _why_without(task: TaskConfig) -> str:
     if task.kind in RUNNING_TEXT:
         return "has no text of other distributions; name some: task.ood=[TASK or folder of text]"
-    return "has labels, and other distributions are evaluated for running text only"
+    return f"{without_running_text(task)}, and other distributions are evaluated for running text only"
+
+
+def without_running_text(task: TaskConfig) -> str:
+    """What a task of another kind is, in words that follow its name."""
+    return "is of characters" if task.kind == "characters" else "has labels"
 
 
 def _beside(task: TaskConfig, other: TaskConfig) -> TaskConfig:
     if task.kind not in RUNNING_TEXT:
         raise UserError(f"task.ood: task={task.name} {_why_without(task)}")
     if other.kind not in RUNNING_TEXT:
-        raise UserError(f"task.ood: {other.name} has labels; name running text, like ptb, or a folder of text")
+        raise UserError(
+            f"task.ood: {other.name} {without_running_text(other)}; name running text, like ptb, or a folder of text"
+        )
     if other.kind == "text" and other.path is None:
         if other.folder is None:
             raise UserError(f"task.ood: {other.name} names no text; name the folder itself: task.ood=[path/to/folder]")

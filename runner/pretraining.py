@@ -21,7 +21,7 @@ from qexp.conf.schema import (
 )
 from qexp.methods.registry import BASELINE
 from qexp.models.sources import MASKED_FAMILIES, family_of
-from qexp.runner.ood import RUNNING_TEXT
+from qexp.runner.ood import RUNNING_TEXT, without_running_text
 
 
 def settle_pretraining(
@@ -43,7 +43,8 @@ def settle_pretraining(
     except UserError as error:
         raise UserError(f"model.pretrain: {error}") from None
     if task.kind not in RUNNING_TEXT:
-        raise UserError(f"model.pretrain.task={wanted.task} has labels; name running text, like wikitext2")
+        what = without_running_text(task)
+        raise UserError(f"model.pretrain.task={wanted.task} {what}; name running text, like wikitext2")
     train = replace(train, max_steps=wanted.max_steps or train.max_steps, keep_model=True)
     if not train.max_steps:
         raise UserError(f"model.pretrain.train={recipe} trains nothing; leave it out, or give model.pretrain.max_steps")

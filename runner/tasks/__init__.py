@@ -8,6 +8,7 @@ from typing import Any
 from qexp.conf.errors import UserError
 from qexp.conf.schema import Objective, TaskConfig
 from qexp.runner.tasks.base import Task
+from qexp.runner.tasks.characters import CharacterTask
 from qexp.runner.tasks.classification import LabelledTask
 from qexp.runner.tasks.corpus import Corpus, load_corpus, load_evaluated_text
 from qexp.runner.tasks.language import LanguageTask
@@ -32,6 +33,8 @@ def build_task(
     if objective not in possible:
         raise UserError(f"task.objective={objective} is not possible with task={cfg.name}; use {' or '.join(possible)}")
     kind: type[Task] = LanguageTask if corpus.objective_default is None else LabelledTask
+    if cfg.kind == "characters":
+        kind = CharacterTask
     return kind(cfg, corpus, tokenizer, objective, max_length, seed, cache_dir)
 
 

@@ -117,6 +117,7 @@ def _load_pydocs_labels(cfg: TaskConfig, data_dir: str | None) -> Corpus:
 
 _LOADERS = {
     "text": _load_text,
+    "characters": _load_text,
     "glue": _load_glue,
     "pydocs_text": _load_pydocs_text,
     "pydocs_labels": _load_pydocs_labels,

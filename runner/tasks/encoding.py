@@ -42,6 +42,15 @@ def _encode_text(tokenizer: Any, text: str) -> Ids:
     return np.asarray(tokenizer(text, verbose=False, **_IDS_ONLY)["input_ids"], dtype=np.int32)
 
 
+def encode_lines(tokenizer: Any, rows: Sequence[str]) -> Ids:
+    """Token ids [total] of all rows as the lines of one text, blank ones too, by a tokenizer of characters.
+
+    A character's id depends on no other one, so rows are taken one by one: all at once need gigabytes.
+    """
+    lines = [row if row.endswith("\n") else f"{row}\n" for row in rows]
+    return np.fromiter(chain.from_iterable(_encode(tokenizer, lines)), dtype=np.int32)
+
+
 def _encode(tokenizer: Any, texts: Sequence[str]) -> Any:
     for start in range(0, len(texts), ROWS_PER_CALL):
         rows = list(texts[start : start + ROWS_PER_CALL])

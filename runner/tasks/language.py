@@ -111,6 +111,14 @@ class LanguageTask(Task):
         (The paper's code averages the means of batches: there a batch with few masked tokens counts like any other.)
         Beyond exp(700), the largest that a record holds is given.
         """
+        mean, count = self._mean_loss(model, batch_size, device, progress)
+        perplexity = math.exp(min(mean, LARGEST_MEAN))
+        return {"perplexity": Metric(perplexity, higher_is_better=False, n=count, definition=self.definition)}
+
+    def _mean_loss(
+        self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None
+    ) -> tuple[float, int]:
+        """Mean negative log-likelihood in nats over all predicted tokens, and their number."""
         total = torch.zeros((), dtype=torch.float64, device=device)
         count = 0
         report = progress or (lambda done, total: None)
@@ -120,9 +128,7 @@ class LanguageTask(Task):
                 losses = F.cross_entropy(row_logits[predicted].float(), row_labels[predicted], reduction="none")
                 total += losses.double().sum()
                 count += int(predicted.sum())
-        mean = float(require_finite(total, self.name)) / count
-        perplexity = math.exp(min(mean, LARGEST_MEAN))
-        return {"perplexity": Metric(perplexity, higher_is_better=False, n=count, definition=self.definition)}
+        return float(require_finite(total, self.name)) / count, count
 
     def _aligned(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits beside the token they predict: in causal models the next one."""

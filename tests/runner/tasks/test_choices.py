@@ -9,21 +9,25 @@ from qexp.runner.compose import compose
 from qexp.runner.tasks.glue import GLUE
 
 TEXTS = {"wikitext2", "wikitext2_raw", "ptb", "books", "encyclopedia", "text_folder", "pydocs"}
+CHARACTERS = "wikitext2_chars"
+LENGTHS = {"wikitext2_raw": 512, CHARACTERS: 256}
 
 
 def test_there_is_a_choice_for_every_task() -> None:
-    assert set(choices("task")) == TEXTS | set(GLUE) | {"pydocs_labels"}
+    assert set(choices("task")) == TEXTS | set(GLUE) | {"pydocs_labels", CHARACTERS}
 
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", choices("task"))
 def test_a_task_composes_at_every_scale(name: str, scale: str) -> None:
-    task = compose([f"task={name}", f"scale={scale}", "model=tiny_bert"]).task
+    task = compose(
+        [f"task={name}", f"scale={scale}", f"model={'charlm_conv' if name == CHARACTERS else 'tiny_bert'}"]
+    ).task
     assert task.name == name and task.eval_split in ("validation", "test")
     if name in GLUE:
         assert (task.kind, task.subset, task.folder, task.path) == ("glue", name, f"glue/{name}", "nyu-mll/glue")
     if scale == "paper":
         assert task.train_examples is None and task.eval_examples is None
-        assert task.max_length == (512 if name == "wikitext2_raw" else 128)
+        assert task.max_length == LENGTHS.get(name, 128)
     if scale == "smoke":
         assert task.eval_examples is not None and task.eval_examples <= 32 and task.max_length <= 32
