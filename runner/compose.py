@@ -29,6 +29,7 @@ from qexp.results.select import flatten
 from qexp.runner.checking import check, check_key
 from qexp.runner.ood import settle_ood
 from qexp.runner.overrides import Request, Value, choose, known, parse
+from qexp.runner.precision_choice import settle_precision
 
 
 def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -49,6 +50,7 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
         tree.train = _compose("train/" + groups.get("train", _recipe(config)), []).train
         config = _settle(tree, request, implied)
     asked = [value.key for value in request.values]
+    config = settle_precision(config, asked)
     return settle_ood(config, asked, lambda name: _further_task(name, config))
 
 
