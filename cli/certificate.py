@@ -30,6 +30,21 @@ def print_executed(console: Console, record: Record) -> None:
         )
     for method, proof in record.training.get("certificates", {}).items():
         _print_lines(console, f"{method}: a training step", _proof(proof))
+    if told := record.training.get("precision"):
+        _print_lines(console, f"trained in {told['precision']}", _precision(told))
+
+
+def _precision(told: Mapping[str, Any]) -> dict[str, str]:
+    """The format's certificate, what it lost of the gradients at the last logged step, and the loss scale."""
+    gradients = {name: share for name, share in told["tensors"].items() if name.endswith(".gradient")}
+    worst = max(gradients, key=lambda name: float(gradients[name]["underflow"]), default="")
+    lost = f"most behind {worst.removesuffix('.gradient')}: {gradients[worst]['underflow']:.1%}" if worst else ""
+    skipped = f", {told['skipped_steps']} steps left out" if told["skipped_steps"] else ""
+    return {
+        "certificate": words.formats(told["certificate"]),
+        "underflow": f"gradients that round to zero, at the last logged step {lost}" if lost else "",
+        "loss scale": f"{told['loss_scale']:g}{skipped}" if told["loss_scale"] != 1.0 or skipped else "",
+    }
 
 
 def _proof(proof: Mapping[str, Any]) -> dict[str, str]:

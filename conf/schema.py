@@ -195,6 +195,16 @@ class TrainConfig:
     """Parts that are not trained: ``embeddings``, or substrings of parameter names."""
     ffn_output_penalty: NonNegative = 0.0
     """lambda of ``lambda * sum over layers of mean(ffn_output ** 2)``, added to the loss (any method)."""
+    precision: Literal["fp32", "fp16", "bf16", "fp8"] = "fp32"
+    """Number format of training. ``fp16``, ``bf16``: weights, activations, gradients, first moment. ``fp8``: what is
+    multiplied by linear layers and attention, forward and backward; weights and optimizer stay in float32."""
+    fp8_formats: Literal["paper", "hardware"] = "paper"
+    """fp8 only: E4M3 and E5M2 as in arXiv 2303.11257 (fnuz, up to 240), or as an H100 multiplies them (up to 448)."""
+    rounding: Literal["nearest", "stochastic"] | None = None
+    """Of the weights after each step in fp16 and bf16 (null: stochastic), of all casts in fp8 (null: nearest)."""
+    loss_scale: Annotated[float, Field(gt=0.0)] | Literal["dynamic"] | None = None
+    """What multiplies the loss for the backward pass; gradients are divided by it before the optimizer. ``dynamic``:
+    halved, and the step left out, where a gradient overflows; doubled after 2000 good steps."""
     save_steps: Positive = 100
     logging_steps: Positive = 10
     keep_model: bool = True
@@ -282,6 +292,7 @@ LATER_SUBKEYS: dict[str, dict[str, Any]] = {
     "task": {"ood": (), "overlap": 0},
     "eval": {"integer": False, "ood": False},
     "quant": {"weight_step_ratio": 1.0},
+    "train": {"precision": "fp32", "fp8_formats": "paper", "rounding": None, "loss_scale": None},
 }
 """Keys that came after the first records, each with the value that holds for those: at it, no part of the cell id."""
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from qexp.kernels import native
 from qexp.kernels.quantize import at_least_float32
 
 Specials = Literal["ieee", "fn", "fnuz"]
@@ -105,6 +106,10 @@ def cast(x: Tensor, format: Format, rounding: Rounding = "nearest", generator: t
     if rounding not in get_args(Rounding):
         raise ValueError(f"unknown rounding {rounding!r} to {format.name}: {' or '.join(get_args(Rounding))}")
     values = x.to(torch.float32)
+    if rounding == "nearest" and native.is_loaded() and values.is_cpu and _fits_one_pass(format):
+        settings = (format.largest, format.smallest_normal, format.mantissa_bits, format.specials != "fnuz")
+        one_pass: Tensor = torch.ops.qexp.round_to_format(values, *settings)
+        return one_pass.to(x.dtype)
     clipped = values.clamp(-format.largest, format.largest) if format.saturate else values.clone()
     half = _TORCH_HALVES.get((format.exponent_bits, format.mantissa_bits, format.specials))
     if rounding == "nearest" and half is not None:
@@ -114,6 +119,11 @@ def cast(x: Tensor, format: Format, rounding: Rounding = "nearest", generator: t
         beyond = torch.copysign(torch.full_like(values, torch.inf if format.specials == "ieee" else torch.nan), values)
         rounded = torch.where((rounded.abs() > format.largest) | values.isinf(), beyond, rounded)
     return rounded.to(x.dtype)
+
+
+def _fits_one_pass(format: Format) -> bool:
+    """Whether the native operator rounds to it: infinities clip, and float32 has room for what it adds on the way."""
+    return format.saturate and format.mantissa_bits < 22 and format._top_exponent + 25 - format.mantissa_bits <= 127
 
 
 def _round(x: Tensor, format: Format, rounding: Rounding, generator: torch.Generator | None) -> Tensor:

@@ -29,6 +29,13 @@ class Tap(nn.Module):
         return x
 
 
+class Operands(nn.Module):
+    """Identity of query, key and value: where a precision casts what attention multiplies."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return query, key, value
+
+
 class Softmax(nn.Module):
     """``softmax(x)`` over the last axis: clipped softmax at its neutral setting, where nothing is clipped."""
 
@@ -43,7 +50,8 @@ class AttentionParts(nn.Module):
 
     ``query`` and ``key`` carry ``[B, H, T, d]`` (keys ``[B, H_kv, T, d]``) as they enter the score product, ``scores``
     and ``probs`` ``[B, H, T, T]`` before the mask and after the probability function, ``context`` ``[B, T, H * d]``.
-    ``context_after_gate`` says on which side of the gate the context site lies.
+    ``context_after_gate`` says on which side of the gate the context site lies. ``operands`` and ``product`` enclose
+    both products: all three operands, and their outcome ``[B, H, T, d]`` before any gate.
     """
 
     gate: nn.Module | None
@@ -52,6 +60,7 @@ class AttentionParts(nn.Module):
     def __init__(self, context_after_gate: bool):
         super().__init__()
         self.query, self.key = Tap(), Tap()
+        self.operands, self.product = Operands(), Tap()
         self.scores, self.probs, self.context = Tap(), Tap(), Tap()
         self.probability: nn.Module = Softmax()
         self.gate = None
@@ -103,6 +112,7 @@ def qexp_attention(
     if parts.integer is not None:
         context = parts.integer(query, key, value, attention_mask, scale, parts.probability)
         return _gated(parts, context.transpose(1, 2), gate_input), None
+    query, key, value = parts.operands(query, key, value)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -114,7 +124,7 @@ def qexp_attention(
     else:
         probs = _probabilities(parts, query, key, attention_mask, scale).to(value.dtype)
         context = torch.matmul(F.dropout(probs, dropped) if dropped else probs, value)
-    return _gated(parts, context.transpose(1, 2), gate_input), probs
+    return _gated(parts, parts.product(context).transpose(1, 2), gate_input), probs
 
 
 def _mask_in(dtype: torch.dtype, mask: Tensor | None) -> Tensor | None:

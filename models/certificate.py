@@ -106,7 +106,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if (name := _counted(func)) is not None:
+        if (name := operation(func)) is not None:
             frame = self._frames[-1]
             operands = tuple(value.dtype for value in args if isinstance(value, Tensor))[:2]
             made = result.dtype if isinstance(result, Tensor) else None
@@ -183,7 +183,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
 
 
 @cache
-def _counted(func: Any) -> str | None:
+def operation(func: Any) -> str | None:
     """The name of an operator, as ``aten::mm``; None for views, copies and the like."""
     schema = getattr(func, "_schema", None)
     name = str(func.name() if schema is None else schema.name)

@@ -22,6 +22,13 @@ def products(certificate: Certificate) -> str:
     return f"{len(kinds)} of {total} products in int8: {len(kinds) - attention} linear, {attention} attention{passes}"
 
 
+def formats(certificate: Certificate) -> str:
+    """``20 of 25 products executed: operands e4m3fn, gradients e5m2``: what a narrow training format did."""
+    total, executed = len(certificate["products"]), sum(one["executed"] for one in certificate["products"])
+    how = f"{executed} of {total} products executed" if executed else f"{total} products, simulated"
+    return f"{how}: {', '.join(f'{what} {name}' for what, name in certificate['formats'].items())}"
+
+
 def back_end(certificate: Certificate) -> str:
     """``back end vnni (avx512_vnni), native for 12``: instruction set where the name does not say it, exceptions."""
     name, isa = certificate["backend"], certificate["isa"]

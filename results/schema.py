@@ -36,7 +36,7 @@ class Metric:
 class Record:
     """One experiment from configuration to figures, as kept in ``<results_dir>/<table>/<cell_id>.json``.
 
-    ``metrics``: setting (``float``, ``w8a8``, ``w8a8.integer``, ``w8a8.ptq``, ``method``) -> metric name ->
+    ``metrics``: setting (``float``, ``w8a8``, ``w8a8.integer``, ``w8a8.ptq``, ``method``, ``fp8``) -> metric name ->
     :class:`Metric`.
     ``outliers``: ``{"summary": {...}, "sites": {site name: {...}}}`` of the float model, empty where not measured.
     ``integer``: bits -> ``{"certificate": {...}, "gap": {...}}``: what really ran for the figures of ``w8a8.integer``;

@@ -30,6 +30,7 @@ from qexp.runner.characters import settle_characters
 from qexp.runner.checking import check, check_key
 from qexp.runner.ood import settle_ood
 from qexp.runner.overrides import Request, Value, choose, known, parse
+from qexp.runner.precision_choice import settle_precision
 from qexp.runner.pretraining import settle_pretraining
 
 
@@ -51,7 +52,7 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
         tree.train = _compose("train/" + groups.get("train", _recipe(config)), []).train
         config = _settle(tree, request, implied)
     asked = [value.key for value in request.values]
-    config = settle_characters(config, asked)
+    config = settle_precision(settle_characters(config, asked), asked)
     config = settle_pretraining(config, lambda name: _further_task(name, config), lambda name: _recipe_of(name, config))
     return settle_ood(config, asked, lambda name: _further_task(name, config))
 

@@ -67,8 +67,11 @@ def require_backend(name: str, device: torch.device, say: Callable[[str], None])
 def backend_in_use(cfg: ExperimentConfig, device: torch.device, say: Callable[[str], None]) -> Iterator[None]:
     """``kernels.int8`` as the back end of every integer product meanwhile, settled before anything is trained.
 
-    An experiment without any leaves all as it is. Raises ``UserError`` as :func:`require_backend` does.
+    An experiment without any leaves all as it is; only FP8's casts are made in one pass by the native kernels. Raises
+    ``UserError`` as :func:`require_backend` does.
     """
+    if cfg.train.precision == "fp8" and device.type == "cpu":
+        build_native(say)
     if not (cfg.eval.integer or cfg.kernels.int8 != "auto" or in_integers(cfg.method)):
         yield
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from qexp.conf.schema import EvalConfig, ExperimentConfig
 from qexp.kernels.fixed_point.mapping import NotFiniteError
 from qexp.methods.base import BaseMethod, Batch
 from qexp.models.certificate import Recorder
+from qexp.models.precision import Precision, make_precision
 from qexp.models.quantization import quantize_model
 from qexp.models.statistics import measure_outliers
 from qexp.results.schema import ON, Metric
@@ -109,6 +111,30 @@ def own_arithmetic(
     except NotFiniteError as error:
         raise RunError(str(error)) from error
     return metrics, execution.certify(watched.recorder)
+
+
+def low_precision(
+    cfg: ExperimentConfig, trained: Trained, task: Task, device: torch.device, progress: ProgressReporter
+) -> dict[str, Metric]:
+    """Metrics of the network in the format that it was trained in, rounded to nearest."""
+    precision = make_precision(cfg.train, rounding="nearest")
+    assert precision is not None, "fp32 is the float network"
+    network = copy.deepcopy(trained.model.module).eval()
+    with precision.installed(network):
+        running = Running(network, precision)
+        return evaluate_network(f"evaluating {precision.name}", cfg.eval, running, task, device, progress)
+
+
+class Running(torch.nn.Module):
+    """A network whose forward passes are in a precision."""
+
+    def __init__(self, network: torch.nn.Module, precision: Precision):
+        super().__init__()
+        self.network, self.precision = network, precision
+
+    def forward(self, **inputs: torch.Tensor) -> Any:
+        with self.precision.running():
+            return self.network(**inputs)
 
 
 class Watched(torch.nn.Module):

@@ -140,6 +140,9 @@ def _measure_on(
         findings.metrics["float"] = evaluation.evaluate_network(
             "evaluating float", cfg.eval, network, task, device, progress
         )
+    if (precision := cfg.train.precision) != "fp32":
+        with findings.timed(f"evaluate.{precision}"):
+            findings.metrics[precision] = evaluation.low_precision(cfg, trained, task, device, progress)
     _own_arithmetic(cfg, findings, trained, task, device, progress)
     if cfg.eval.outliers:
         with findings.timed("outliers"):

@@ -20,6 +20,7 @@ from qexp.kernels.fixed_point.mapping import NotFiniteError
 from qexp.methods.base import BaseMethod, ParameterRule
 from qexp.models.capture import capture
 from qexp.models.certificate import Recorder
+from qexp.models.precision import make_precision
 from qexp.models.quiet import quiet
 from qexp.models.sites import AdaptedModel
 from qexp.runner import checkpoints
@@ -38,7 +39,7 @@ class Diverged(Exception):
 
     def __init__(self, step: int, what: str):
         super().__init__(f"{what} after step {step}")
-        self.step = step
+        self.step, self.what = step, what
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,13 @@ class TrainingResult:
     steps: int
     final_loss: float | None
     curve: list[dict[str, float]]
-    """Logged figures, each with its ``step``: ``loss``, ``learning_rate``, ``grad_norm``."""
+    """Logged figures, each with its ``step``: ``loss``, ``learning_rate``, ``grad_norm``; in a narrow format
+    ``underflow`` and ``loss_scale`` too."""
     resumed_from: int | None = None
     certificates: dict[str, Any] = field(default_factory=dict)
     """Method -> what the first step of this process really multiplied, for methods that claim something of it."""
+    precision: dict[str, Any] = field(default_factory=dict)
+    """Of FP16, BF16 and FP8: certificate, what the format lost of each tensor, loss scale (``docs/precision.md``)."""
 
 
 def train(
@@ -71,10 +75,12 @@ def train(
     """
     freeze(model.module, cfg.train.freeze)
     _set_dropout(model.module, cfg.train.dropout)
-    examples, stop = task.train(), StopRequest()
+    from qexp.runner.precision_training import PrecisionTrainer
+
+    examples, stop, precision = task.train(), StopRequest(), make_precision(cfg.train)
     with ExitStack() as stack:
         stack.enter_context(quiet())
-        trainer = MethodTrainer(
+        trainer = (MethodTrainer if precision is None else PrecisionTrainer)(
             model=model.module,
             args=_arguments(cfg, folder, device),
             train_dataset=examples,
@@ -82,6 +88,8 @@ def train(
             callbacks=[TellEpoch(examples), Watcher(model, methods, progress, tracker, stop)],
         )
         trainer.install(stack, model, methods, cfg.train)
+        if isinstance(trainer, PrecisionTrainer) and precision is not None:
+            trainer.install_precision(stack, precision, cfg.train)
         stack.enter_context(stop.listening())
         output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     if stop.requested and trainer.state.global_step < cfg.train.max_steps:
@@ -93,6 +101,7 @@ def train(
         curve=curve,
         resumed_from=int(resume_from.name.rsplit("-", 1)[1]) if resume_from else None,
         certificates=trainer.certificates,
+        precision=trainer.facts() if isinstance(trainer, PrecisionTrainer) else {},
     )
 
 
@@ -238,7 +247,7 @@ def resume_point(folder: Path, progress: ProgressReporter) -> Path | None:
 
 
 def _figures(entry: Mapping[str, Any]) -> dict[str, float]:
-    kept = ("step", "loss", "learning_rate", "grad_norm")
+    kept = ("step", "loss", "learning_rate", "grad_norm", "underflow", "loss_scale")
     return {key: float(entry[key]) for key in kept if key in entry and math.isfinite(float(entry[key]))}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qexp.kernels.unit_scaling import functional as U
 from qexp.kernels.unit_scaling.losses import Reduction
+from qexp.kernels.unit_scaling.products import linear_factors, readout_factors
 from qexp.kernels.unit_scaling.rules import PAPER, Rules
 
 
@@ -27,12 +28,19 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         return U.linear(input, self.weight, self.bias, self.rules)
 
+    def factors(self, rows: int) -> tuple[float, float, float]:
+        """What multiplies the output, the input's gradient, and those of weight and bias, for so many rows."""
+        return linear_factors(self.weight, rows, self.rules)
+
 
 class LinearReadout(Linear):
     """:func:`~qexp.kernels.unit_scaling.products.linear_readout`: the last projection."""
 
     def forward(self, input: Tensor) -> Tensor:
         return U.linear_readout(input, self.weight, self.bias, self.rules)
+
+    def factors(self, rows: int) -> tuple[float, float, float]:
+        return readout_factors(self.weight, rows, self.rules)
 
 
 class Conv1d(nn.Conv1d):

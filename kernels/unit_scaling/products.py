@@ -48,9 +48,14 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, rules: Rul
     Ideal factors, with b the product of the leading dimensions: output m^-1/2, input n^-1/2, constrained together
     (geometric mean: (m n)^-1/4), weight and bias b^-1/2 or ``rules.weight_exponent``. ``weight`` begins as N(0, 1).
     """
+    return _linear(input, weight, bias, *linear_factors(weight, input.shape[:-1].numel(), rules))
+
+
+def linear_factors(weight: Tensor, rows: int, rules: Rules = PAPER) -> tuple[float, float, float]:
+    """alpha of the output, beta of the input, beta of weight and bias in :func:`linear`."""
     fan_out, fan_in = weight.shape
     alpha, beta = rules.constraint(_power(fan_in, -0.5), _power(fan_out, -0.5))
-    return _linear(input, weight, bias, alpha, beta, rules)
+    return alpha, beta, _power(rows, rules.weight_exponent)
 
 
 def linear_readout(input: Tensor, weight: Tensor, bias: Tensor | None = None, rules: Rules = PAPER) -> Tensor:
@@ -58,12 +63,16 @@ def linear_readout(input: Tensor, weight: Tensor, bias: Tensor | None = None, ru
 
     Output m to ``rules.readout_exponent`` (paper -1/2, u-muP -1), input n^-1/2, weight and bias as in :func:`linear`.
     """
+    return _linear(input, weight, bias, *readout_factors(weight, input.shape[:-1].numel(), rules))
+
+
+def readout_factors(weight: Tensor, rows: int, rules: Rules = PAPER) -> tuple[float, float, float]:
+    """:func:`linear_factors` of :func:`linear_readout`."""
     fan_out, fan_in = weight.shape
-    return _linear(input, weight, bias, _power(fan_in, rules.readout_exponent), _power(fan_out, -0.5), rules)
+    return _power(fan_in, rules.readout_exponent), _power(fan_out, -0.5), _power(rows, rules.weight_exponent)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: float, beta: float, rules: Rules) -> Tensor:
-    beta_weight = _power(x.shape[:-1].numel(), rules.weight_exponent)
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: float, beta: float, beta_weight: float) -> Tensor:
     result: Tensor = _ScaledLinear.apply(x, weight, bias, alpha, beta, beta_weight)  # type: ignore[no-untyped-call]
     return result
 
