@@ -21,7 +21,7 @@ AVERAGE = "average"
 ANALYSIS = "analysis."
 """Beginning of a figure that a method measured of itself: a dotted path into the record's ``analysis``."""
 FigureName = Annotated[
-    str, Field(pattern=r"^(float|(method|w\d{1,2}a\d{1,2})(\.integer)?|analysis(\.[A-Za-z0-9_-]+)+)$")
+    str, Field(pattern=r"^(float|fp16|bf16|fp8|(method|w\d{1,2}a\d{1,2})(\.integer)?|analysis(\.[A-Za-z0-9_-]+)+)$")
 ]
 
 
