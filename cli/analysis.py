@@ -16,7 +16,7 @@ LARGEST = 6
 
 def print_analysis(console: Console, record: Record) -> None:
     """At most eight lines a method, for those whose analysis is of a kind that says something in few lines."""
-    printers = {"weight_kurtosis": _print_kurtosis, "scales": _print_scales}
+    printers = {"weight_kurtosis": _print_kurtosis, "scales": _print_scales, "tensor_scales": _print_deviations}
     for method, found in record.analysis.items():
         if (print_one := printers.get(found.get("kind", ""))) is not None:
             print_one(console, method, found)
@@ -33,6 +33,17 @@ def _print_scales(console: Console, method: str, found: Mapping[str, Any]) -> No
     if left:
         shares = f"median {median(left):.0%}, {min(left):.0%} to {max(left):.0%}"
         console.print(f"  error left of each block's by the first phase: {shares}", highlight=False)
+
+
+def _print_deviations(console: Console, method: str, found: Mapping[str, Any]) -> None:
+    """Between which standard deviations tensors lie before and after training, and how many outside of the band."""
+    low, high = found["band"]
+    console.print(f"[bold]{method}: standard deviations[/]", highlight=False)
+    for when, label in (("initial", "all tensors at initialisation"), ("trained", "weights and activations trained")):
+        scales = [std for kinds in found[when].values() for std in kinds.values()]
+        inside = sum(low <= std <= high for std in scales)
+        ends = f"{min(scales):.3g} to {max(scales):.3g}, {inside} of {len(scales)} within {low:g} to {high:g}"
+        console.print(f"  {label}: {ends}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_kurtosis(console: Console, method: str, found: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""``qexp show``: one record on a screen, or the sites of a model."""
+"""``qexp show``: one record on a screen, or the sites or scales of a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 EPILOG = (
     "[bold]Examples[/]\n\n"
     "qexp show 3f2a91                   the record whose id begins so\n\n"
-    "qexp show --sites model=tiny_opt   every place that is quantized or measured"
+    "qexp show --sites model=tiny_opt   every place that is quantized or measured\n\n"
+    "qexp show --scales method=unit_scaling model=tiny_gpt2 task=wikitext2   standard deviations before training"
 )
 ResultsDir = Annotated[str, typer.Option("--results-dir", help="Folder of the records.", metavar="FOLDER")]
 
@@ -28,22 +29,35 @@ def show(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A record's id or its beginning; with --sites, overrides.",
+            help="A record's id or its beginning; with --sites or --scales, overrides.",
             metavar="ID|OVERRIDES",
             autocompletion=complete_override,
             show_default=False,
         ),
     ] = None,
     sites: Annotated[bool, typer.Option("--sites", help="Show the sites of the model that OVERRIDES choose.")] = False,
+    scales: Annotated[
+        bool, typer.Option("--scales", help="Show scales of the tensors of the run that OVERRIDES choose.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     results_dir: ResultsDir = "runs",
 ) -> None:
-    """Show a record again: figures, outliers, the command that makes it, and every product of its certificate."""
+    """Show a record again: figures, outliers, the command that makes it, and every product of its certificate.
+
+    With --sites or --scales: what a run would quantize or measure, or how large its tensors are before training.
+    """
     if sites:
         _show_sites(what or [], as_json)
         return
+    if scales:
+        from qexp.cli.scales import show_scales
+
+        show_scales(what or [], as_json)
+        return
     if not what or len(what) > 1:
-        raise UserError("qexp show takes one record id (`qexp table` lists records), or --sites and overrides")
+        raise UserError(
+            "qexp show takes one record id (`qexp table` lists records), or --sites or --scales and overrides"
+        )
     from qexp.results.store import Store, to_json
 
     store = Store(Path(results_dir))

@@ -50,6 +50,8 @@ class Context:
     """The run's quantizers: for methods that quantize in training."""
     max_steps: int = 0
     """Steps of training to come."""
+    dropout: float | None = None
+    """What training sets every dropout to; null leaves the model's own."""
 
 
 @dataclass(frozen=True)

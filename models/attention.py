@@ -56,6 +56,7 @@ class AttentionParts(nn.Module):
 
     gate: nn.Module | None
     integer: nn.Module | None
+    rescale: nn.Module | None
 
     def __init__(self, context_after_gate: bool):
         super().__init__()
@@ -64,8 +65,9 @@ class AttentionParts(nn.Module):
         self.scores, self.probs, self.context = Tap(), Tap(), Tap()
         self.probability: nn.Module = Softmax()
         self.gate = None
-        self.integer = None
-        """Both products in integers, once converted (:class:`~qexp.models.integer_layers.IntegerAttention`)."""
+        self.integer = self.rescale = None
+        """Both products in integers, once converted (:class:`~qexp.models.integer_layers.IntegerAttention`); and a
+        factor on the context, which depends on the number of keys (:mod:`qexp.models.unit_scaled`)."""
         self.context_after_gate = context_after_gate
         self.claims: dict[str, str] = {}
         """Slot (``probability``, ``gate``) -> name of the method that filled it."""
@@ -124,6 +126,8 @@ def qexp_attention(
     else:
         probs = _probabilities(parts, query, key, attention_mask, scale).to(value.dtype)
         context = torch.matmul(F.dropout(probs, dropped) if dropped else probs, value)
+    if parts.rescale is not None:
+        context = parts.rescale(context, key.shape[2])
     return _gated(parts, parts.product(context).transpose(1, 2), gate_input), probs
 
 

@@ -23,6 +23,7 @@ from qexp.kernels.fixed_point.operand import Operand
 from qexp.kernels.fixed_point.randomness import fresh_seed
 from qexp.kernels.int8 import PackedWeight, pack_weight
 from qexp.models.adapters._common import restore_class, swap_class
+from qexp.models.unit_scaled.layers import refuse_unit_scaled
 
 FORWARD, BACKWARD = "qexp_forward", "qexp_backward"
 """Submodules of a layer: in one of them runs everything that it multiplies."""
@@ -118,6 +119,7 @@ class _Linear(torch.autograd.Function):
 
 def install(network: nn.Module, arithmetic: Arithmetic, chosen: Callable[[str], bool]) -> tuple[str, ...]:
     """Let every linear layer (``nn.Linear``, ``Conv1D``) with a chosen name compute so, in place; their names."""
+    refuse_unit_scaled(network, "integer arithmetic")
     names = tuple(name for name, layer in network.named_modules() if isinstance(layer, nn.Linear | Conv1D))
     names = tuple(name for name in names if chosen(name))
     for name in names:

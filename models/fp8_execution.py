@@ -16,14 +16,16 @@ from transformers.pytorch_utils import Conv1D
 
 from qexp.conf.errors import RunError
 from qexp.kernels.fp8 import TILE, codes, scaled_product, whole_tiles
-from qexp.kernels.unit_scaling.modules import Linear as UnitScaledLinear
+from qexp.kernels.unit_scaling import modules
 from qexp.models.certificate import Recorder, Seen
+from qexp.models.unit_scaled import layers
 
 if TYPE_CHECKING:
     from qexp.models.fp8 import Casts
 
 FORWARD, BACKWARD = "qexp_fp8_forward", "qexp_fp8_backward"
 SCALED_MM = "aten::_scaled_mm"
+UNIT_SCALED = (modules.Linear, modules.LinearReadout, layers.Conv1D)
 Wanted = tuple[bool, bool, bool]
 """Which gradients are asked for: of the input, the weight and the bias."""
 
@@ -89,13 +91,15 @@ class _Linear(torch.autograd.Function):
 
 def _factors(layer: nn.Module, rows: int) -> tuple[float, float, float]:
     """alpha of the output, beta of the input, beta of weight and bias."""
-    return layer.factors(rows) if isinstance(layer, UnitScaledLinear) else (1.0, 1.0, 1.0)
+    return layer.factors(rows) if isinstance(layer, UNIT_SCALED) else (1.0, 1.0, 1.0)
 
 
 def why_not(kind: str, module: nn.Module) -> str:
     """Why a product is not executed where others are; empty if it is."""
     if kind != "linear":
         return f"{kind} is multiplied in float32"
+    if type(module) not in (nn.Linear, Conv1D, *UNIT_SCALED):
+        return f"a {type(module).__name__} is more than a linear layer"
     shape = tuple(module.weight.shape)  # type: ignore[arg-type]
     return f"its shape {shape} is no multiple of {TILE}" if any(size % TILE for size in shape) else ""
 

@@ -19,6 +19,7 @@ from qexp.models.integer_conversion import Claim, Conversion, InFloat
 from qexp.models.integer_layers import IntegerEmbedding, IntegerLinear
 from qexp.models.quantization import FLOAT_BITS, quantizer_at
 from qexp.models.sites import AdaptedModel
+from qexp.models.unit_scaled.layers import refuse_unit_scaled
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def integer_model(quantized: nn.Module, model: AdaptedModel, backend: str = "aut
     except ValueError as error:
         raise UserError(f"kernels.int8={backend}: {error}") from error
     adapted = replace(model, module=network)
+    refuse_unit_scaled(network, "an integer product")
     conversion = Conversion(adapted, chosen.name)
     conversion.convert()
     claimed, in_float = tuple(conversion.claimed), tuple(conversion.in_float)

@@ -56,6 +56,11 @@ class SiteMap:
     def __getitem__(self, name: str) -> Site:
         return self._sites[name]
 
+    def discard(self, names: Iterable[str]) -> None:
+        """Forget sites that a change of the network did away with."""
+        for name in tuple(names):
+            self._sites.pop(name, None)
+
     def with_role(self, *roles: str) -> tuple[Site, ...]:
         """Sites of the given roles, in forward order."""
         return tuple(site for site in self if site.role in roles)

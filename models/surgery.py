@@ -1,6 +1,6 @@
 """How a method changes attention: set the probability function or the gate of every attention module at once.
 
-Both return what was changed as (site name, what stands there now), and remember who did it: a second method that asks
+These return what was changed as (site name, what stands there now), and remember who did it: a second method that asks
 for the same slot is an error that names both.
 """
 
@@ -22,7 +22,7 @@ def set_probability(
 ) -> tuple[Change, ...]:
     """Replace the softmax of every attention module by ``make(info)``: scores [B, H, T, T] in, probabilities out."""
     for info in model.attention:
-        parts, _ = _claim(model, info, "probability", owner)
+        parts, _ = claim(model, info, "probability", owner)
         parts.probability = make(info).train(parts.training)
     return _changes(model, "attention_probs", lambda parts: parts.probability)
 
@@ -30,11 +30,26 @@ def set_probability(
 def set_gate(model: AdaptedModel, make: Callable[[AttentionInfo], nn.Module], *, owner: str) -> tuple[Change, ...]:
     """Put the gate ``make(info)`` behind every attention module: its input [B, T, width] in, [B, H, T, 1] out."""
     for info in model.attention:
-        parts, attention = _claim(model, info, "gate", owner)
+        parts, attention = claim(model, info, "gate", owner)
         weight = next(attention.parameters())
         parts.gate = make(info).to(weight.device, weight.dtype).train(parts.training)
         attention.register_forward_pre_hook(pass_gate_input, with_kwargs=True)
     return _changes(model, "context", lambda parts: parts.gate)
+
+
+def set_dropout(module: nn.Module, probability: float | None) -> None:
+    """Set every dropout of the network, attention's included (a number there, not a module, in OPT and Llama).
+
+    Null leaves all of them as they are.
+    """
+    if probability is None:
+        return
+    for child in module.modules():
+        if isinstance(child, nn.Dropout):
+            child.p = probability
+        for name in ("dropout", "attention_dropout"):
+            if isinstance(getattr(child, name, None), float):
+                setattr(child, name, probability)
 
 
 def parts_of(model: AdaptedModel, info: AttentionInfo) -> AttentionParts:
@@ -44,7 +59,8 @@ def parts_of(model: AdaptedModel, info: AttentionInfo) -> AttentionParts:
     return parts
 
 
-def _claim(model: AdaptedModel, info: AttentionInfo, slot: str, owner: str) -> tuple[AttentionParts, nn.Module]:
+def claim(model: AdaptedModel, info: AttentionInfo, slot: str, owner: str) -> tuple[AttentionParts, nn.Module]:
+    """Take a slot of an attention module for ``owner``: its parts, and the module. ``UserError`` if it is taken."""
     parts = parts_of(model, info)
     if slot in parts.claims:
         raise UserError(

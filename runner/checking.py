@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from qexp.conf.catalog import did_you_mean
 from qexp.conf.errors import UserError
 from qexp.conf.schema import SETTLED_KEYS, ExperimentConfig, QuantConfig
-from qexp.methods.registry import settings_class
+from qexp.methods.registry import in_integers, settings_class
 
 INTEGER_BITS = 8
 """Widest weights and activations that the integer products take."""
@@ -58,7 +58,16 @@ def check(data: Mapping[str, Any], methods: Mapping[str, dict[str, Any]]) -> Exp
     assert isinstance(config, ExperimentConfig)
     if config.eval.integer:
         check_executable(config.quant)
+    _check_arithmetic(config)
     return config
+
+
+def _check_arithmetic(config: ExperimentConfig) -> None:
+    """A method whose ``Settings`` say ``only_in_float`` stands beside no integer products."""
+    floats = [c.name for c in config.method if getattr(settings_class(c.name), "only_in_float", False)]
+    if floats and (config.eval.integer or in_integers(config.method)):
+        other = "eval.integer=true" if config.eval.integer else "a method that multiplies integers"
+        raise UserError(f"method={floats[0]} computes in floating point only, so {other} cannot stand beside it")
 
 
 def check_executable(quant: QuantConfig) -> None:

@@ -63,7 +63,7 @@ def acting(methods: Sequence[BaseMethod]) -> tuple[BaseMethod, ...]:
 
 def context_of(cfg: ExperimentConfig) -> Context:
     quant = replace(cfg.quant, weight_step_ratio=1.0)
-    return Context(cfg.task.max_length, is_pretrained(cfg.model), quant, cfg.train.max_steps)
+    return Context(cfg.task.max_length, is_pretrained(cfg.model), quant, cfg.train.max_steps, cfg.train.dropout)
 
 
 def prepare_methods(model: AdaptedModel, methods: Sequence[BaseMethod], context: Context) -> Surgery:
@@ -101,13 +101,8 @@ def obtain(
     if home.is_dir() and cfg.train.max_steps:
         if (trained := _load(cfg, home, task, device, progress)) is not None:
             return trained
-    methods = create_methods(cfg.method)
-    network = load_model(origin(cfg), task.objective, task.num_labels, tokenizer, cfg.task.max_length, cfg.seed)
-    model = adapt(network)
-    if cfg.model.plant_outliers is not None:
-        plant_outliers(model, cfg.model.plant_outliers)
+    model, methods, surgery = prepared_network(cfg, task, tokenizer)
     active = acting(methods)
-    surgery = prepare_methods(model, active, context_of(cfg))
     model.module.to(device)
     facts: dict[str, Any] = {"steps": 0, "replaced": [asdict(change) for change in surgery.replaced]}
     before = {method.name: method.begin(model) for method in active}
@@ -128,6 +123,18 @@ def obtain(
         discard(partial)
     model.module.eval()
     return Trained(model, methods, facts)
+
+
+def prepared_network(
+    cfg: ExperimentConfig, task: Task, tokenizer: PreTrainedTokenizerBase
+) -> tuple[AdaptedModel, tuple[BaseMethod, ...], Surgery]:
+    """The network before its first step with the methods in place, all of the methods, and what they changed."""
+    methods = create_methods(cfg.method)
+    network = load_model(origin(cfg), task.objective, task.num_labels, tokenizer, cfg.task.max_length, cfg.seed)
+    model = adapt(network)
+    if cfg.model.plant_outliers is not None:
+        plant_outliers(model, cfg.model.plant_outliers)
+    return model, methods, prepare_methods(model, acting(methods), context_of(cfg))
 
 
 def _calibrate(

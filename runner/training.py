@@ -23,6 +23,7 @@ from qexp.models.certificate import Recorder
 from qexp.models.precision import make_precision
 from qexp.models.quiet import quiet
 from qexp.models.sites import AdaptedModel
+from qexp.models.surgery import set_dropout
 from qexp.runner import checkpoints
 from qexp.runner.callbacks import StopRequest, Watcher
 from qexp.runner.optimizer import freeze, keep_embeddings_in_32_bits, parameter_groups
@@ -74,7 +75,7 @@ def train(
         KeyboardInterrupt: after SIGINT or SIGTERM, once a checkpoint is written.
     """
     freeze(model.module, cfg.train.freeze)
-    _set_dropout(model.module, cfg.train.dropout)
+    set_dropout(model.module, cfg.train.dropout)
     from qexp.runner.precision_training import PrecisionTrainer
 
     examples, stop, precision = task.train(), StopRequest(), make_precision(cfg.train)
@@ -222,18 +223,6 @@ def _known(key: str, name: str, choices: Sequence[str]) -> str:
         return name
     near = get_close_matches(name, choices, n=3) or choices[:3]
     raise UserError(f"{key}={name}: unknown; did you mean {', '.join(near)}?")
-
-
-def _set_dropout(module: nn.Module, probability: float | None) -> None:
-    """Set every dropout of the network, attention's included (a number there, not a module, in OPT and Llama)."""
-    if probability is None:
-        return
-    for child in module.modules():
-        if isinstance(child, nn.Dropout):
-            child.p = probability
-        for name in ("dropout", "attention_dropout"):
-            if isinstance(getattr(child, name, None), float):
-                setattr(child, name, probability)
 
 
 def resume_point(folder: Path, progress: ProgressReporter) -> Path | None:

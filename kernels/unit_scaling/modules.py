@@ -18,15 +18,16 @@ from qexp.kernels.unit_scaling.rules import PAPER, Rules
 class Linear(nn.Linear):
     """:func:`~qexp.kernels.unit_scaling.products.linear`."""
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, rules: Rules = PAPER):
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, rules: Rules = PAPER, uses: int = 1):
         super().__init__(in_features, out_features, bias)
         self.rules = rules
+        self.uses = uses
 
     def reset_parameters(self) -> None:
         _unit_normal(self.weight, self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        return U.linear(input, self.weight, self.bias, self.rules)
+        return U.linear(input, self.weight, self.bias, self.rules, self.uses)
 
     def factors(self, rows: int) -> tuple[float, float, float]:
         """What multiplies the output, the input's gradient, and those of weight and bias, for so many rows."""
@@ -37,7 +38,7 @@ class LinearReadout(Linear):
     """:func:`~qexp.kernels.unit_scaling.products.linear_readout`: the last projection."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return U.linear_readout(input, self.weight, self.bias, self.rules)
+        return U.linear_readout(input, self.weight, self.bias, self.rules, self.uses)
 
     def factors(self, rows: int) -> tuple[float, float, float]:
         return readout_factors(self.weight, rows, self.rules)

@@ -42,13 +42,14 @@ def matmul(
     return scaled(scaled(left, beta=beta_left) @ scaled(right, beta=beta_right), alpha)
 
 
-def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, rules: Rules = PAPER) -> Tensor:
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, rules: Rules = PAPER, uses: int = 1) -> Tensor:
     """alpha * input @ weight^T + bias: [.., m] with weight [n, m] and bias [n] -> [.., n].
 
     Ideal factors, with b the product of the leading dimensions: output m^-1/2, input n^-1/2, constrained together
-    (geometric mean: (m n)^-1/4), weight and bias b^-1/2 or ``rules.weight_exponent``. ``weight`` begins as N(0, 1).
+    (geometric mean: (m n)^-1/4), weight and bias b^-1/2 or ``rules.weight_exponent``; b is ``uses`` times as
+    large where a pass uses them that often (a recurrence). ``weight`` begins as N(0, 1).
     """
-    return _linear(input, weight, bias, *linear_factors(weight, input.shape[:-1].numel(), rules))
+    return _linear(input, weight, bias, *linear_factors(weight, uses * input.shape[:-1].numel(), rules))
 
 
 def linear_factors(weight: Tensor, rows: int, rules: Rules = PAPER) -> tuple[float, float, float]:
@@ -58,12 +59,14 @@ def linear_factors(weight: Tensor, rows: int, rules: Rules = PAPER) -> tuple[flo
     return alpha, beta, _power(rows, rules.weight_exponent)
 
 
-def linear_readout(input: Tensor, weight: Tensor, bias: Tensor | None = None, rules: Rules = PAPER) -> Tensor:
+def linear_readout(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, rules: Rules = PAPER, uses: int = 1
+) -> Tensor:
     """The last projection, from the last residual sum to the loss: :func:`linear` without a constraint.
 
     Output m to ``rules.readout_exponent`` (paper -1/2, u-muP -1), input n^-1/2, weight and bias as in :func:`linear`.
     """
-    return _linear(input, weight, bias, *readout_factors(weight, input.shape[:-1].numel(), rules))
+    return _linear(input, weight, bias, *readout_factors(weight, uses * input.shape[:-1].numel(), rules))
 
 
 def readout_factors(weight: Tensor, rows: int, rules: Rules = PAPER) -> tuple[float, float, float]:

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from qexp.models.unit_scaled.layers import refuse_unit_scaled
+
 FLOAT_PRODUCTS = ("aten::mm", "aten::matmul", "aten::addmm")
 
 
 def convert(network: nn.Module, threshold: float, exclude: tuple[str, ...]) -> tuple[str, ...]:
     """Replace the linear layers (``nn.Linear``, ``Conv1D``) of ``network`` in place; their names."""
+    refuse_unit_scaled(network, "bitsandbytes")
     found = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear | Conv1D)]
     chosen = [(name, layer) for name, layer in found if not any(part in name for part in exclude)]
     for name, layer in chosen:

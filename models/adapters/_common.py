@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from qexp.models.attention import NAME, Tap, attach_parts
+from qexp.models.attention import NAME, attach_parts
 from qexp.models.sites import AttentionInfo, LinearInfo, Site, SiteKind, SiteMap
+
+
+class ResidualSum(nn.Module):
+    """x + f(x): what the branch f reads, and the sum, whose output is a site. Unit scaling puts a weighted one here."""
+
+    def split(self, stream: Tensor) -> Tensor:
+        """What the branch reads of the stream."""
+        return stream
+
+    def forward(self, branch: Tensor, stream: Tensor) -> Tensor:
+        return branch + stream
 
 
 class ResidualTaps(nn.Module):
@@ -16,8 +27,8 @@ class ResidualTaps(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attention_residual = Tap()
-        self.ffn_residual = Tap()
+        self.attention_residual = ResidualSum()
+        self.ffn_residual = ResidualSum()
 
 
 _MIXED: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}

@@ -28,10 +28,11 @@ class BlockWithTaps(nn.Module):
     qexp: ResidualTaps
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        attention = self.attn(self.ln_1(hidden_states), *args, **kwargs)[0]
-        hidden: Tensor = self.qexp.attention_residual(attention + hidden_states)
-        hidden = self.qexp.ffn_residual(hidden + self.mlp(self.ln_2(hidden)))
-        return hidden
+        after_attention, after_ffn = self.qexp.attention_residual, self.qexp.ffn_residual
+        attention = self.attn(self.ln_1(after_attention.split(hidden_states)), *args, **kwargs)[0]
+        hidden = after_attention(attention, hidden_states)
+        result: Tensor = after_ffn(self.mlp(self.ln_2(after_ffn.split(hidden))), hidden)
+        return result
 
 
 def adapt(model: Any) -> AdaptedModel:

@@ -29,10 +29,12 @@ class BlockWithTaps(nn.Module):
     qexp: ResidualTaps
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        attention = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)[0]
-        hidden: Tensor = self.qexp.attention_residual(hidden_states + attention)
-        hidden = self.qexp.ffn_residual(hidden + self.mlp(self.post_attention_layernorm(hidden)))
-        return hidden
+        after_attention, after_ffn = self.qexp.attention_residual, self.qexp.ffn_residual
+        normed = self.input_layernorm(after_attention.split(hidden_states))
+        hidden = after_attention(self.self_attn(hidden_states=normed, **kwargs)[0], hidden_states)
+        ffn = self.mlp(self.post_attention_layernorm(after_ffn.split(hidden)))
+        result: Tensor = after_ffn(ffn, hidden)
+        return result
 
 
 def adapt(model: Any) -> AdaptedModel:

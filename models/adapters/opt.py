@@ -36,12 +36,12 @@ class BlockWithTaps(nn.Module):
         before = self.do_layer_norm_before
         x = self.self_attn_layer_norm(hidden_states) if before else hidden_states
         attention = self._dropped(self.self_attn(hidden_states=x, **kwargs)[0])
-        hidden = self.qexp.attention_residual(hidden_states + attention)
+        hidden = self.qexp.attention_residual(attention, hidden_states)
         if not before:
             hidden = self.self_attn_layer_norm(hidden)
         x = self.final_layer_norm(hidden) if before else hidden
         ffn = self._dropped(self.fc2(self.activation_fn(self.fc1(x))))
-        hidden = self.qexp.ffn_residual(hidden + ffn)
+        hidden = self.qexp.ffn_residual(ffn, hidden)
         return hidden if before else self.final_layer_norm(hidden)  # type: ignore[no-any-return]  # untyped __call__
 
     def _dropped(self, x: Tensor) -> Tensor:

@@ -57,6 +57,7 @@ class RelativeAttention(nn.Module):
         super().__init__()
         self.config = config
         self.heads, width = config.num_attention_heads, config.hidden_size
+        self.scaling, self.is_causal = (width // self.heads) ** -0.5, True
         self.qkv = FanInLinear(width, 3 * width)
         self.sinusoids = Sinusoids(config.frequencies, config.max_period)
         self.position = FanInLinear(config.frequencies, width, bias=False)
@@ -65,9 +66,8 @@ class RelativeAttention(nn.Module):
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Any:
         query, key, value = (self._by_head(part) for part in self.qkv(hidden_states).chunk(3, -1))
-        scaling = query.shape[-1] ** -0.5
-        mask = self._relative_mask(query, scaling)
-        context = self.attend(self, query, key, value, mask, scaling=scaling, **kwargs)
+        mask = self._relative_mask(query, self.scaling)
+        context = self.attend(self, query, key, value, mask, scaling=self.scaling, **kwargs)
         return self.output(context.flatten(2))
 
     def _by_head(self, x: Tensor) -> Tensor:

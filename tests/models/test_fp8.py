@@ -17,11 +17,13 @@ from qexp.kernels.fp8 import FP8
 from qexp.kernels.unit_scaling.modules import Conv1d as UnitConv1d
 from qexp.kernels.unit_scaling.modules import Linear as UnitLinear
 from qexp.kernels.unit_scaling.modules import LinearReadout as UnitReadout
+from qexp.kernels.unit_scaling.rules import PAPER
 from qexp.models.adapt import adapt
 from qexp.models.certificate import Recorder
 from qexp.models.fp8 import Fp8
 from qexp.models.fp8_execution import BackwardProduct, ForwardProduct
 from qexp.models.precision import Tally
+from qexp.models.unit_scaled.layers import Conv1D as UnitTransposed
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "Linear": lambda: nn.Linear(32, 48),
@@ -29,6 +31,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "Conv1D": lambda: Conv1D(48, 32),
     "unit-scaled Linear": lambda: UnitLinear(32, 48),
     "unit-scaled readout": lambda: UnitReadout(32, 48),
+    "unit-scaled Conv1D": lambda: UnitTransposed(48, 32, PAPER),
 }
 CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
     "Conv1d": lambda: nn.Conv1d(8, 12, 3, groups=2),

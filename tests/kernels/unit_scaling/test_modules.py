@@ -27,8 +27,14 @@ PARAMETERS = {"weight", "bias"}
 Case = tuple[Callable[..., nn.Module], Callable[..., Tensor], dict[str, Any], dict[str, Any], tuple[Tensor, ...]]
 CASES: dict[str, Case] = {
     # module, function, what only the module takes, settings other than the defaults, inputs
-    "linear": (M.Linear, U.linear, {"in_features": 16, "out_features": 8}, {"rules": RULES}, (X,)),
-    "readout": (M.LinearReadout, U.linear_readout, {"in_features": 16, "out_features": 8}, {"rules": U_MUP}, (X,)),
+    "linear": (M.Linear, U.linear, {"in_features": 16, "out_features": 8}, {"rules": RULES, "uses": 3}, (X,)),
+    "readout": (
+        M.LinearReadout,
+        U.linear_readout,
+        {"in_features": 16, "out_features": 8},
+        {"rules": U_MUP, "uses": 3},
+        (X,),
+    ),
     "conv1d": (
         M.Conv1d,
         U.conv1d,

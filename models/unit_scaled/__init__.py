@@ -1,0 +1,1 @@
+"""Unit-scaled networks (arXiv 2303.11257): the architecture of a network with unit-scaled ops and new weights."""
