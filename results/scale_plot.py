@@ -52,7 +52,11 @@ def draw_scales(analysis: Mapping[str, Any], path: Path, title: str) -> None:
         axes.set_xlabel("standard deviation")
         axes.xaxis.set_major_locator(LogLocator(base=16))
     figure.legend(
-        *grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, frameon=False
+        *grid[0][0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3 * len(panels),
+        fontsize=8,
+        frameon=False,
     )
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
 
@@ -78,5 +82,5 @@ def _casting(axes: Axes, noise: Mapping[str, Any]) -> None:
     for (name, curve), style in zip(noise["snr_db"].items(), ("-", "--", ":"), strict=False):
         axes.plot(scales, [math.nan if snr is None else snr for snr in curve], style, color="0.2", label=name)
     axes.set_ylabel("SNR of casting [dB]", size=8)
-    axes.legend(fontsize=7, loc="lower left")
+    axes.legend(fontsize=7, loc="center left")
     axes.grid(color="0.9", linewidth=0.5)
