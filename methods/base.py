@@ -80,6 +80,8 @@ class BaseMethod:
     """arXiv id."""
     shows_ptq: ClassVar[bool] = False
     """Whether a run also evaluates plain post-training quantization of its network, for comparison."""
+    needs_no_loss_scale: ClassVar[bool] = False
+    """Whether gradients fit a narrow format without one, so that who asks for one is told."""
     changes_nothing: ClassVar[bool] = False
     """True only for a baseline: an empty :class:`Surgery` is then allowed."""
 

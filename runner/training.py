@@ -74,10 +74,11 @@ def train(
         Diverged: if the loss stops being finite; the last checkpoint stays.
         KeyboardInterrupt: after SIGINT or SIGTERM, once a checkpoint is written.
     """
-    freeze(model.module, cfg.train.freeze)
-    set_dropout(model.module, cfg.train.dropout)
     from qexp.runner.precision_training import PrecisionTrainer
 
+    _tell_of_loss_scale(cfg.train, methods, progress)
+    freeze(model.module, cfg.train.freeze)
+    set_dropout(model.module, cfg.train.dropout)
     examples, stop, precision = task.train(), StopRequest(), make_precision(cfg.train)
     with ExitStack() as stack:
         stack.enter_context(quiet())
@@ -104,6 +105,15 @@ def train(
         certificates=trainer.certificates,
         precision=trainer.facts() if isinstance(trainer, PrecisionTrainer) else {},
     )
+
+
+def _tell_of_loss_scale(cfg: TrainConfig, methods: Sequence[BaseMethod], progress: ProgressReporter) -> None:
+    for method in methods:
+        if cfg.loss_scale is not None and method.needs_no_loss_scale:
+            progress.message(
+                f"train.loss_scale={cfg.loss_scale}: the gradients of method={method.name} are of unit scale already, "
+                "and a loss scale moves them away from it; leave it out"
+            )
 
 
 class MethodTrainer(Trainer):  # type: ignore[misc]

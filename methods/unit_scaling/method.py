@@ -23,6 +23,7 @@ class UnitScaling(BaseMethod):
 
     name = "unit_scaling"
     paper: ClassVar[str | None] = "2303.11257"
+    needs_no_loss_scale: ClassVar[bool] = True
     settings: Settings
 
     def prepare(self, model: AdaptedModel, context: Context) -> Surgery:

@@ -188,3 +188,18 @@ def test_the_rounding_is_settled_and_another_one_is_another_network(brief: Confi
     explicit = brief("train.precision=fp8", "train.rounding=nearest")
     assert training_id(explicit) == training_id(brief("train.precision=fp8"))
     assert training_id(brief("train.precision=fp8", "train.rounding=stochastic")) != training_id(explicit)
+
+
+class Told(SilentProgress):
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+@pytest.mark.parametrize(("method", "warned"), [("unit_scaling", True), ("vanilla", False)])
+def test_a_loss_scale_with_unit_scaling_is_told_to_be_needless(brief: Configure, method: str, warned: bool) -> None:
+    told = Told()
+    run(brief(f"method={method}", "train.precision=fp8", "train.loss_scale=1024", "train.max_steps=1"), told)
+    assert any("train.loss_scale=1024.0: the gradients of method=unit_scaling" in m for m in told.messages) is warned
