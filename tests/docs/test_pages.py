@@ -25,7 +25,7 @@ def run_page(page: str, folder: Path, **environment: str) -> str:
     home = folder / ".home"
     home.mkdir()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    alone = {"PATH": path, "HOME": str(home), "QEXP_CACHE_DIR": str(home / "cache"), "HF_HUB_OFFLINE": "1"}
+    alone = {"PATH": path, "HOME": str(home), "QEXP_CACHE_DIR": os.environ["QEXP_CACHE_DIR"], "HF_HUB_OFFLINE": "1"}
     alone |= {"NO_COLOR": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1", **environment}
     printed = ""
     for language, text in blocks(page):
