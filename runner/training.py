@@ -195,6 +195,7 @@ def _arguments(cfg: ExperimentConfig, folder: Path, device: torch.device) -> Tra
         adam_epsilon=recipe.epsilon,
         weight_decay=recipe.weight_decay,
         lr_scheduler_type=_known_schedule(recipe.schedule),
+        lr_scheduler_kwargs=dict(recipe.schedule_options),
         warmup_steps=_warmup(recipe),
         max_grad_norm=recipe.max_grad_norm,
         logging_steps=recipe.logging_steps,
