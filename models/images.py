@@ -57,6 +57,9 @@ def load_pixel_format(cfg: ModelConfig, pixels: PixelConfig) -> PixelFormat:
         return _for_channels(pixels, cfg.dimensions["image_size"], cfg.dimensions["num_channels"])
     checkpoint = locate(cfg)
     config = read_config(checkpoint)
+    for key, value in cfg.dimensions.items():
+        if config.get(key) != value:
+            raise UserError(f"model.dimensions.{key}={value}, but {checkpoint.location!r} has {config.get(key)}")
     own = _for_channels(pixels, image_side(config, "image_size", 224), config.get("num_channels", 3))
     processor = _processor(checkpoint)
     mean, std = processor.get("image_mean", own.mean), processor.get("image_std", own.std)

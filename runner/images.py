@@ -35,7 +35,7 @@ def settle_images(config: ExperimentConfig, asked: Collection[str]) -> Experimen
             raise UserError(
                 "model.patch_layer_norm is for models from scratch: it would change what a trained one does"
             )
-        dimensions = read_config(locate(model))
+        dimensions = model.dimensions or read_config(locate(model))
     else:
         dimensions = _dimensions(model, task.pixels)
         model = replace(model, dimensions=dimensions)

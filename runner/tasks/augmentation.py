@@ -41,26 +41,24 @@ def augment(image: Image.Image, size: int, cfg: AugmentConfig, random: Generator
 
 def _random_part(image: Image.Image, size: int, cfg: AugmentConfig, random: Generator) -> Image.Image:
     """The whole image, or a part of at least ``min_area``, as a square; resized by one of two filters, drawn."""
-    box: tuple[float, float, float, float] | None = None
     if cfg.min_area is not None:
         area = image.width * image.height * random.uniform(cfg.min_area, 1.0)
         aspect = math.exp(random.uniform(-WIDEST, WIDEST))
-        width = min(math.sqrt(area * aspect), image.width)
-        height = min(math.sqrt(area / aspect), image.height)
-        left, top = random.uniform(0, image.width - width), random.uniform(0, image.height - height)
-        box = (left, top, left + width, top + height)
-    if box is None and image.size == (size, size):
+        width = min(max(round(math.sqrt(area * aspect)), 1), image.width)
+        height = min(max(round(math.sqrt(area / aspect)), 1), image.height)
+        left, top = (int(random.integers(space + 1)) for space in (image.width - width, image.height - height))
+        image = image.crop((left, top, left + width, top + height))
+    if image.size == (size, size):
         return image
-    return image.resize((size, size), FILTERS[random.integers(len(FILTERS))], box=box)
+    return image.resize((size, size), FILTERS[random.integers(len(FILTERS))])
 
 
 def centre(image: Image.Image, size: int, crop: float) -> Image.Image:
     """The middle of an image, ``size`` pixels a side: a square of ``crop`` of its shorter side, resized (bicubic)."""
-    if crop == 1.0 and image.size == (size, size):
-        return image
-    side = min(image.size) * crop
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    side = max(round(min(image.size) * crop), 1)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    middle = image.crop((left, top, left + side, top + side))
+    return middle if side == size else middle.resize((size, size), Image.Resampling.BICUBIC)
 
 
 @dataclass(frozen=True)
