@@ -64,8 +64,8 @@ class ModelConfig:
 
     ``source``: ``hub`` (a model id or a local folder in ``path``), ``package`` (weights inside an installed Python
     package named by ``path``), ``gguf_package`` (a GGUF file inside a package), ``scratch`` (random weights from
-    ``dimensions``, keys of the family's Hugging Face configuration). A ``hub`` model of images may name its sizes there too, so that
-    composing needs no network.
+    ``dimensions``, keys of the family's Hugging Face configuration). A ``hub`` model of images may name its sizes
+    there too, so that composing needs no network.
     """
 
     name: str

@@ -17,6 +17,7 @@ from qexp.runner.progress import SilentProgress
 from qexp.runner.tracking import NullTracker
 from qexp.runner.trained import home_of
 
+LAYERS = "model.dimensions.num_hidden_layers=2"
 NORM = "model.patch_layer_norm=true"
 
 
@@ -51,12 +52,12 @@ def test_a_gated_vit_is_trained_quantized_and_executed(tmp_path: Path) -> None:
     assert "top-1" in definition and "scikit-learn's digits" in definition and "mean 0.306" in definition
     names = {product["name"] for product in record.integer["w8a8"]["certificate"]["products"]}
     assert {"embeddings.projection", "classifier", "layers.0.query", "layers.0.context"} <= names
-    assert not record.integer["w8a8"]["certificate"]["not_integer"]
+    assert not record.integer["w8a8"]["certificate"]["in_float"]
 
 
-@pytest.mark.parametrize("method", ["qat", "smoothquant", "kurtosis_qat", "llm_int8", "outlier_int8", "adaround"])
+@pytest.mark.parametrize("method", ["qat", "smoothquant", "kurtosis_qat", "quadapter", "outlier_int8", "adaround"])
 def test_other_methods_run_on_vit(tmp_path: Path, method: str) -> None:
-    record = run(configure(tmp_path, f"method={method}", "train.max_steps=1", "eval.outliers=false"))
+    record = run(configure(tmp_path, f"method={method}", "train.max_steps=1", "eval.outliers=false", LAYERS))
     assert record.status == "finished"
 
 
