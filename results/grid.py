@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qexp.conf.errors import UserError
-from qexp.conf.tables import ANALYSIS, AVERAGE, ColumnConfig, PublishedFigure, RowConfig, TableConfig
+from qexp.conf.tables import AVERAGE, ColumnConfig, PublishedFigure, RowConfig, TableConfig, is_number
 from qexp.results.claims import Measured, judge
 from qexp.results.columns import Column, Figure, figures, shown_setting
 from qexp.results.grid_notes import notes
@@ -106,14 +106,22 @@ def _read(
 
 def read_figure(record: Record, name: str, column: ColumnConfig) -> tuple[Column, Figure] | None:
     """The figure ``name`` of ``record``: ``method`` is what was executed, where the record has that."""
-    if name.startswith(ANALYSIS):
-        path = name.removeprefix(ANALYSIS)
-        value = _walk(record.analysis, path)
-        measured = Column(path, "analysis", bool(column.higher_is_better), path)
-        return None if value is None else (measured, Figure(value, f"{path} of the record's analysis"))
+    if is_number(name):
+        return _number(record, name, bool(column.higher_is_better))
     setting = shown_setting(record, name)
     found = figures(record, column.metric)
     return next(((one, figure) for one, figure in found.items() if one.setting == setting), None)
+
+
+def _number(record: Record, name: str, higher_is_better: bool) -> tuple[Column, Figure] | None:
+    """The number that ``name`` leads to: of the outlier summary, or of the record's ``analysis`` or ``training``."""
+    part, _, path = name.partition(".")
+    if part == "outliers":
+        found = figures(record, None)
+        return next(((c, figure) for c, figure in found.items() if (c.setting, c.metric) == (part, path)), None)
+    value = _walk({"analysis": record.analysis, "training": record.training}[part], path)
+    measured = Column(path, part, higher_is_better, path)
+    return None if value is None else (measured, Figure(value, f"{path} of the record's {part}"))
 
 
 def _walk(tree: Any, path: str) -> float | None:

@@ -54,6 +54,8 @@ class TrainingResult:
     """Logged figures, each with its ``step``: ``loss``, ``learning_rate``, ``grad_norm``; in a narrow format
     ``underflow`` and ``loss_scale`` too."""
     resumed_from: int | None = None
+    seconds_per_step: float | None = None
+    """Wall seconds of the steps of this process, over their number: checkpoints and logging are in them."""
     certificates: dict[str, Any] = field(default_factory=dict)
     """Method -> what the first step of this process really multiplied, for methods that claim something of it."""
     precision: dict[str, Any] = field(default_factory=dict)
@@ -100,11 +102,14 @@ def train(
     if stop.requested and trainer.state.global_step < cfg.train.max_steps:
         raise KeyboardInterrupt
     curve = [_figures(entry) for entry in trainer.state.log_history if "loss" in entry]
+    begun = int(resume_from.name.rsplit("-", 1)[1]) if resume_from else None
+    steps = trainer.state.global_step - (begun or 0)
     return TrainingResult(
         steps=trainer.state.global_step,
         final_loss=curve[-1]["loss"] if curve else float(output.training_loss),
         curve=curve,
-        resumed_from=int(resume_from.name.rsplit("-", 1)[1]) if resume_from else None,
+        resumed_from=begun,
+        seconds_per_step=float(output.metrics["train_runtime"]) / steps if steps else None,
         certificates=trainer.certificates,
         precision=trainer.facts() if isinstance(trainer, PrecisionTrainer) else {},
     )
@@ -205,6 +210,7 @@ def _arguments(cfg: ExperimentConfig, folder: Path, device: torch.device) -> Tra
         adam_epsilon=recipe.epsilon,
         weight_decay=recipe.weight_decay,
         lr_scheduler_type=_known_schedule(recipe.schedule),
+        lr_scheduler_kwargs=dict(recipe.schedule_options),
         warmup_steps=_warmup(recipe),
         max_grad_norm=recipe.max_grad_norm,
         logging_steps=recipe.logging_steps,
