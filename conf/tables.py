@@ -154,7 +154,8 @@ class ClaimConfig:
     columns: tuple[str, ...] = ()
     """Columns that d is averaged over; every one that shows a metric when empty."""
     margin: NonNegative | None = None
-    """In the metric's unit. Null is 0, and for ``within_spread`` the standard deviations of both rows together."""
+    """In the metric's unit, of perplexity in that of its logarithm: 0.025 is 2.5 %. Null is 0, and for
+    ``within_spread`` the standard deviations of both rows together."""
     min_scale: Literal["smoke", "small", "medium", "paper"] = "small"
     """Below this scale the claim is not judged."""
 

@@ -1,6 +1,8 @@
 """Verdicts on a paper's claims: paired over seeds, with a 95 % interval and Holm's correction over the table's claims.
 
 Per seed, d is the mean over the claim's columns of ``row`` minus ``than``, its sign such that positive means better.
+Of perplexity the logarithm is compared, the mean negative log-likelihood: figures of different columns and seeds differ
+by factors.
 A claim is confirmed where the t interval of the mean d lies where the claim puts it, and refuted where it lies where
 the claim does not, either only if the p-value at the claim's bound, adjusted by Holm for all claims of the table that
 are tested, is below 0.05. Differences that are alike at every seed but not zero tell nothing of their spread (an
@@ -32,6 +34,8 @@ class Measured:
     values: Mapping[int, float] = field(default_factory=dict)
     problems: Mapping[int, str] = field(default_factory=dict)
     higher_is_better: bool = True
+    logarithmic: bool = False
+    """Compared by the logarithm of its figures."""
     missing: tuple[int, ...] = ()
     """Seeds that have no record yet."""
 
@@ -96,7 +100,8 @@ def _judge(spec: TableConfig, claim: ClaimConfig, cells: Cells, scale: str) -> V
     if len(seeds) < MIN_SEEDS:
         return Verdict(claim, TOO_FEW, f"{len(seeds)} of at least {MIN_SEEDS} seeds in both rows")
     averages = [{seed: _mean(side, seed) for seed in seeds} for side in sides]
-    return _tested(claim, averages, seeds)
+    unit = " in the logarithm of perplexity" if any(cell.logarithmic for cell in used) else ""
+    return _tested(claim, averages, seeds, unit)
 
 
 def _missing(claim: ClaimConfig, columns: Sequence[str], cells: Cells) -> str:
@@ -109,7 +114,9 @@ def _missing(claim: ClaimConfig, columns: Sequence[str], cells: Cells) -> str:
 
 def _mean(side: Sequence[Measured], seed: int) -> float:
     """The average over the columns, larger where better."""
-    return math.fsum(cell.values[seed] * (1 if cell.higher_is_better else -1) for cell in side) / len(side)
+    figures = [math.log(cell.values[seed]) if cell.logarithmic else cell.values[seed] for cell in side]
+    signs = [1 if cell.higher_is_better else -1 for cell in side]
+    return math.fsum(figure * sign for figure, sign in zip(figures, signs, strict=True)) / len(side)
 
 
 def _unlike(sides: Sequence[Sequence[Measured]]) -> str:
@@ -121,7 +128,7 @@ def _unlike(sides: Sequence[Sequence[Measured]]) -> str:
     return f"{len(unlike)} of {len(both)} pairs differ, by up to {max(unlike):.4g}" if unlike else ""
 
 
-def _tested(claim: ClaimConfig, averages: Sequence[Mapping[int, float]], seeds: Sequence[int]) -> Verdict:
+def _tested(claim: ClaimConfig, averages: Sequence[Mapping[int, float]], seeds: Sequence[int], unit: str) -> Verdict:
     found = summarize([averages[0][seed] - averages[1][seed] for seed in seeds])
     if found.mean == found.std == 0:
         return Verdict(claim, _where(claim.kind, 0.0, 0.0, claim.margin or 0.0), f"The same at all {found.n} seeds")
@@ -131,8 +138,8 @@ def _tested(claim: ClaimConfig, averages: Sequence[Mapping[int, float]], seeds: 
     low, high = interval(found)
     against = f" against a margin of {margin:.4g}" if margin or claim.kind == "within_spread" else ""
     numbers = (
-        f"{claim.row} is better than {claim.than} by {found.mean:+.4g}, 95 % interval {low:+.4g} to {high:+.4g}, "
-        f"{found.n} seeds{against}"
+        f"{claim.row} is {'worse' if found.mean < 0 else 'better'} than {claim.than} by {abs(found.mean):.4g}{unit}, "
+        f"95 % interval {low:+.4g} to {high:+.4g} (positive: better), {found.n} seeds{against}"
     )
     return Verdict(claim, _where(claim.kind, low, high, margin), numbers, _p(claim.kind, found, margin))
 

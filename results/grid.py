@@ -19,6 +19,8 @@ from qexp.results.table import Cell, Curves, Table, best, cell_of
 Found = Mapping[tuple[int, int, int], Record | None]
 """The record of every seed, column and row (by their places in the specification); None where there is none yet."""
 Body = list[list[Cell]]
+PERPLEXITY = "perplexity"
+"""The metric whose figures differ by factors; ``perplexity@ptb`` is it on another text."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,9 @@ def _read(
     columns = tuple(dict.fromkeys(one for one, _ in told))
     higher = columns[0].higher_is_better if columns else True
     missing = tuple(seed for seed in seeds if seed not in records)
-    return Reading(Measured(values, problems, higher, missing), columns, tuple(figure for _, figure in told))
+    perplexity = any(one.metric.partition("@")[0] == PERPLEXITY for one in columns)
+    measured = Measured(values, problems, higher, perplexity, missing)
+    return Reading(measured, columns, tuple(figure for _, figure in told))
 
 
 def read_figure(record: Record, name: str, column: ColumnConfig) -> tuple[Column, Figure] | None:

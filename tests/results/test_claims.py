@@ -57,6 +57,17 @@ def test_lower_may_be_better() -> None:
     assert verdict("less", [9.0, 9.1, 9.3], [5.0, 5.2, 5.1], higher=False) == CONFIRMED
 
 
+def test_perplexities_are_compared_by_their_logarithm() -> None:
+    """Halved at every seed: certain, although the figures themselves lie decades apart."""
+    a, b = [10.0, 101.0, 1002.0], [20.0, 200.0, 2000.0]
+    for logarithmic, expected in ((False, TOO_FEW), (True, CONFIRMED)):
+        sides = (("a", a), ("b", b))
+        cells = {(row, "x"): Measured(dict(enumerate(v)), {}, False, logarithmic) for row, v in sides}
+        (found,) = judge(spec({"kind": "greater"}), cells, "small")
+        assert found.verdict == expected
+    assert found.numbers.startswith("a is better than b by 0.6892 in the logarithm of perplexity, 95 % interval +0.67")
+
+
 def test_noise_needs_more_seeds() -> None:
     assert verdict("less", [0.80, 0.99, 0.85], BETTER) == TOO_FEW
 
