@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qexp.conf.errors import UserError
-from qexp.conf.schema import TaskConfig
+from qexp.conf.schema import IMAGE_KINDS, TaskConfig
 
 Columns = Mapping[str, Sequence[Any]]
 """One split: column name -> values, all of one length."""
@@ -197,9 +197,10 @@ def _hub_answers(path: str) -> bool:
 
 
 def _unreachable(cfg: TaskConfig) -> str:
+    embedded = "task=digits, which needs no data" if cfg.kind in IMAGE_KINDS else EMBEDDED
     return (
         f"task={cfg.name}: {cfg.path} is neither on this machine nor reachable on the hub; "
-        f"{_local_form(cfg)}, or use {EMBEDDED}"
+        f"{_local_form(cfg)}, or use {embedded}"
     )
 
 

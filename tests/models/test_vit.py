@@ -159,8 +159,9 @@ def test_every_product_runs_in_integers(quantized):
     torch.testing.assert_close(found, logits(simulated), atol=2 * float(step), rtol=0)
 
 
-def test_an_integer_model_is_saved_and_loaded(quantized, tmp_path):
-    adapted, simulated = quantized
+def test_an_integer_model_is_saved_and_loaded(tmp_path):
+    adapted = adapt(make(patch_layer_norm=True))
+    simulated = quantize_model(adapted, QuantConfig("w8a8"), "w8a8", [images(seed=1)])
     executed = integer_model(simulated, adapted, "reference")
     save_integer(executed, tmp_path / "saved")
     assert torch.equal(logits(load_integer(tmp_path / "saved", backend="reference").module), logits(executed.module))

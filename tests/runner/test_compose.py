@@ -29,6 +29,9 @@ IMAGES = {
     "model": ("small_vit", "tiny_vit", "vit", "vit_s16"),
     "task": ("cifar10", "digits", "image_folder", "imagenet"),
 }
+CHARACTERS = ("wikitext2_chars", "wikitext103_chars")
+PAIRED = {"model": IMAGES["model"], "task": (*IMAGES["task"], *CHARACTERS)}
+"""Choices that do not go with every other one: they have tests of their own."""
 FREE = [group for group in GROUPS if group != "scale"]
 
 
@@ -36,7 +39,7 @@ FREE = [group for group in GROUPS if group != "scale"]
 @pytest.mark.parametrize("turn", range(max(len(choices(group)) for group in FREE)))
 def test_every_choice_composes_at_every_scale(turn, scale):
     """Each turn takes the next choice of every group, so that all of them have had theirs at the end."""
-    text = {group: [name for name in choices(group) if name not in IMAGES.get(group, ())] for group in FREE}
+    text = {group: [name for name in choices(group) if name not in PAIRED.get(group, ())] for group in FREE}
     chosen = {group: names[turn % len(names)] for group, names in text.items()}
     overrides = [text for group, name in chosen.items() for text in (f"{group}={name}", *needs(group, name))]
     config = compose([*overrides, f"scale={scale}"])
@@ -44,6 +47,12 @@ def test_every_choice_composes_at_every_scale(turn, scale):
     assert config.scale == scale
     assert chosen.pop("method") == config.method[0].name
     assert chosen == {group: getattr(config, group).name for group in chosen}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("task", CHARACTERS)
+def test_every_task_of_characters_composes(task, scale):
+    assert compose([f"task={task}", "model=charlm_conv", f"scale={scale}"]).train.name == "pretrain_chars"
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -8,22 +8,25 @@ from qexp.conf.catalog import SCALES, choices
 from qexp.runner.compose import compose
 from qexp.runner.tasks.glue import GLUE
 
-TEXTS = {"wikitext2", "wikitext2_raw", "ptb", "books", "encyclopedia", "text_folder", "pydocs"}
-CHARACTERS = "wikitext2_chars"
+TEXTS = {"wikitext2", "wikitext2_raw", "ptb", "books", "encyclopedia", "text_folder", "pydocs"} | {
+    "wikitext103",
+    "bookcorpus_wiki40b",
+}
+CHARACTERS = {"wikitext2_chars", "wikitext103_chars"}
 IMAGES = {"digits", "cifar10", "imagenet", "image_folder"}
 TEXTUAL = [name for name in choices("task") if name not in IMAGES]
-LENGTHS = {"wikitext2_raw": 512, CHARACTERS: 256}
+LENGTHS = {"wikitext2_raw": 512, **dict.fromkeys(CHARACTERS, 256)}
 
 
 def test_there_is_a_choice_for_every_task() -> None:
-    assert set(choices("task")) == TEXTS | set(GLUE) | {"pydocs_labels", CHARACTERS} | IMAGES
+    assert set(choices("task")) == TEXTS | set(GLUE) | {"pydocs_labels"} | CHARACTERS | IMAGES
 
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", TEXTUAL)
 def test_a_task_composes_at_every_scale(name: str, scale: str) -> None:
     task = compose(
-        [f"task={name}", f"scale={scale}", f"model={'charlm_conv' if name == CHARACTERS else 'tiny_bert'}"]
+        [f"task={name}", f"scale={scale}", f"model={'charlm_conv' if name in CHARACTERS else 'tiny_bert'}"]
     ).task
     assert task.name == name and task.eval_split in ("validation", "test")
     if name in GLUE:

@@ -163,5 +163,8 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "b" / "2.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="1.png is not a readable image|2.png is not a readable image"):
         _ = load_images(folder_of(tmp_path), None).fingerprint
+    with pytest.raises(UserError, match="nowhere.*task=digits, which needs no data"):
+        nowhere = PixelConfig(8, (0.5,), (0.25,))
+        load_images(TaskConfig(name="mine", kind="images", path="nowhere/at-all", pixels=nowhere), None)
     with pytest.raises(UserError, match="no split 'test'"):
         load_images(digits(eval_split="test"), None)
