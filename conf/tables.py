@@ -113,6 +113,17 @@ class ClaimConfig:
         return SCALES.index(scale) >= SCALES.index(self.min_scale)
 
 
+@dataclass(frozen=True, config=STRICT)
+class CurvesConfig:
+    """Columns as the points of a curve, to be drawn with one line a row."""
+
+    label: str
+    """What the horizontal axis is."""
+    points: dict[str, float]
+    """Where each column lies on it."""
+    logarithmic: bool = False
+
+
 def _row(value: Any) -> Any:
     return {"overrides": value} if isinstance(value, (list, tuple)) else value
 
@@ -138,6 +149,8 @@ class TableConfig:
     """A last column with the mean over the columns that show a metric, as papers' GLUE tables have."""
     published: Annotated[PublishedConfig | None, BeforeValidator(in_full)] = None
     claims: tuple[ClaimConfig, ...] = ()
+    curves: tuple[CurvesConfig, ...] = ()
+    """Panels of the table's picture."""
     paper: str | None = None
     """arXiv id of the paper whose claim the table looks at."""
     note: str = ""
@@ -160,6 +173,9 @@ class TableConfig:
         self._check_published()
         for claim in self.claims:
             self._check_claim(claim)
+        for curves in self.curves:
+            for column in curves.points:
+                _known(f"curves {curves.label!r}", "column", column, [one.key for one in self.columns])
         return self
 
     def figure(self, row: RowConfig, column: ColumnConfig) -> str:
@@ -177,8 +193,8 @@ class TableConfig:
 
     def _check_list(self) -> None:
         plain = all(row == RowConfig(row.overrides, row.scales) for row in self.rows)
-        if not plain or self.average or self.published or self.claims or self.heading != "method":
-            raise ValueError("labels, figures, average, published and claims need columns")
+        if not plain or self.average or self.published or self.claims or self.curves or self.heading != "method":
+            raise ValueError("labels, figures, average, published, claims and curves need columns")
 
     def _check_figures(self) -> None:
         for column in self.columns:

@@ -15,7 +15,7 @@ from qexp.results.columns import Column, Figure, figures, shown_setting
 from qexp.results.grid_notes import notes
 from qexp.results.schema import Record
 from qexp.results.select import labelled, text
-from qexp.results.table import Cell, Table, best, cell_of
+from qexp.results.table import Cell, Curves, Table, best, cell_of
 
 Found = Mapping[tuple[int, int, int], Record | None]
 """The record of every seed, column and row (by their places in the specification); None where there is none yet."""
@@ -66,7 +66,18 @@ def build(spec: TableConfig, found: Found, *, scale: str, command: str) -> Table
         notes=notes(spec, body, found, verdicts, command),
         records=tuple({one.cell_id: one for one in found.values() if one is not None}.values()),
         verdicts=verdicts,
+        curves=_curves(spec, read),
     )
+
+
+def _curves(spec: TableConfig, read: Sequence[Sequence[Reading]]) -> tuple[Curves, ...]:
+    places = {column.key: x for x, column in enumerate(spec.columns)}
+    panels = []
+    for one in spec.curves:
+        points = tuple(sorted((where, places[name]) for name, where in one.points.items()))
+        metrics = dict.fromkeys(told.metric for row in read for _, x in points for told in row[x].columns)
+        panels.append(Curves(one.label, " / ".join(metrics), points, one.logarithmic))
+    return tuple(panels)
 
 
 def _of(found: Found, x: int, y: int) -> dict[int, Record]:
