@@ -7,7 +7,7 @@ figure beside it, and the paper's claims as predicates over the rows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from qexp.conf.catalog import SCALES, did_you_mean
+from qexp.conf.published import PublishedConfig, in_full
 from qexp.conf.schema import STRICT, NonNegative
 
 AVERAGE = "average"
@@ -78,64 +79,6 @@ class ColumnConfig:
     @property
     def key(self) -> str:
         return self.name or self.label
-
-
-@dataclass(frozen=True, config=STRICT)
-class PublishedFigure:
-    """A figure that the paper prints, in the unit of ours; or null, and why there is none."""
-
-    value: float | None
-    spread: NonNegative | None = None
-    source: str = ""
-    """Paper, table, row."""
-    reason: str = ""
-
-    @model_validator(mode="after")
-    def _told(self) -> PublishedFigure:
-        if self.value is None and not self.reason:
-            raise ValueError("a null needs a reason")
-        if self.value is not None and not self.source:
-            raise ValueError("a published value needs a source: paper, table and row")
-        return self
-
-
-@dataclass(frozen=True, config=STRICT)
-class PublishedConfig:
-    """The paper's figures by row and column; null, and the reason, where none could be had.
-
-    In YAML a figure is also ``4.49`` or ``4.49 ± 0.01``, with the ``source`` that stands here.
-    """
-
-    cells: dict[str, dict[str, PublishedFigure]] | None
-    source: str = ""
-    """Of the figures that name none of their own."""
-    reason: str = ""
-    """Why there is none in the cells that ``cells`` leaves out."""
-
-    @model_validator(mode="after")
-    def _told(self) -> PublishedConfig:
-        if self.cells is None and not self.reason:
-            raise ValueError("a null needs a reason")
-        return self
-
-
-def _published(value: Any) -> Any:
-    """Short figures in full, each with its source."""
-    if not isinstance(value, Mapping) or not isinstance(value.get("cells"), Mapping):
-        return value
-    source = {"source": value["source"]} if value.get("source") else {}
-    cells = {
-        row: {column: source | _figure(figure) for column, figure in by_column.items()}
-        for row, by_column in value["cells"].items()
-    }
-    return {**value, "cells": cells}
-
-
-def _figure(value: Any) -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return dict(value)
-    mean, _, spread = (part.strip() for part in str(value).partition("±"))
-    return {"value": mean} | ({"spread": spread} if spread else {})
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -205,7 +148,7 @@ class TableConfig:
     """What stands above the rows' labels."""
     average: bool = False
     """A last column with the mean over the columns that show a metric, as papers' GLUE tables have."""
-    published: Annotated[PublishedConfig | None, BeforeValidator(_published)] = None
+    published: Annotated[PublishedConfig | None, BeforeValidator(in_full)] = None
     claims: tuple[ClaimConfig, ...] = ()
     curves: tuple[CurvesConfig, ...] = ()
     """Panels of the table's picture."""

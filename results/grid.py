@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qexp.conf.errors import UserError
-from qexp.conf.tables import AVERAGE, ColumnConfig, PublishedFigure, RowConfig, TableConfig, is_number
+from qexp.conf.published import PublishedFigure
+from qexp.conf.tables import AVERAGE, ColumnConfig, RowConfig, TableConfig, is_number
 from qexp.results.claims import Measured, judge
 from qexp.results.columns import Column, Figure, figures, shown_setting
 from qexp.results.grid_notes import notes

@@ -10,7 +10,7 @@ from qexp.results.claims import Verdict
 from qexp.results.collapse import is_constant
 from qexp.results.columns import pretty, shown_setting
 from qexp.results.notes import ONE_MEASUREMENT, SPREAD, scale_note
-from qexp.results.schema import Record
+from qexp.results.schema import OWN, Record
 from qexp.results.table import Cell
 
 Body = Sequence[Sequence[Cell]]
@@ -51,8 +51,9 @@ def _definitions(spec: TableConfig, body: Body) -> list[str]:
 
 
 def _settings(spec: TableConfig, body: Body) -> list[str]:
-    """``Shown: float of Float; method integer of INT8, …``."""
-    pairs = ((row.title, cell.setting) for row, cells in zip(spec.rows, body, strict=True) for cell in cells)
+    """``Shown: float of Float; method integer of INT8, …``: where the column's figure does not say it already."""
+    places = [x for x in range(len(body[0])) if x >= len(spec.columns) or spec.columns[x].figure in (None, OWN)]
+    pairs = ((row.title, cells[x].setting) for row, cells in zip(spec.rows, body, strict=True) for x in places)
     shown = [f"{pretty(setting)} of {', '.join(names)}" for setting, names in _grouped(pairs).items()]
     return [f"Shown: {'; '.join(shown)}."] if shown else []
 

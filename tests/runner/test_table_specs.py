@@ -93,6 +93,7 @@ def test_a_figure_in_short_has_the_tables_source() -> None:
         ({"published": {"source": "Table 1", "cells": {"A": {"x": {"value": None}}}}}, "a null needs a reason"),
         ({"published": {"source": "Table 1", "cells": {"A": {"x": "about 4"}}}}, "number"),
         ({"published": {"source": "Table 1", "cells": {"C": {"x": 4}}}}, "unknown row 'C'"),
+        ({"published": {"source": "Table 1", "cells": {"A": 4}}}, "dictionary"),
         ({"columns": [{"label": "x", "figure": "outliers.mean"}]}, "pattern"),
         ({"columns": [{"label": "x", "figure": "training.seconds", "metric": "accuracy"}]}, "has no metric"),
     ],
