@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import ExperimentConfig
 from qexp.conf.tables import TableConfig
+from qexp.runner.choices import read_yaml
 from qexp.runner.compose import compose
 from qexp.runner.provenance import cell_id
 
@@ -29,18 +31,20 @@ def load_table(name: str) -> TableConfig:
     Raises:
         UserError: for a name that no table has, and for a specification that does not fit ``TableConfig``.
     """
-    from omegaconf import OmegaConf
-
     if name not in table_names():
         near = get_close_matches(name, table_names(), n=3, cutoff=0.3) or table_names()
         raise UserError(f"unknown table '{name}'; tables: {', '.join(near)} (qexp list tables shows all)")
-    content: Any = OmegaConf.to_container(OmegaConf.load(_root() / f"{name}.yaml"))
     try:
-        return TypeAdapter(TableConfig).validate_python(content)
+        return _adapter().validate_python(read_yaml(_root() / f"{name}.yaml"))
     except ValidationError as error:
         first = error.errors()[0]
         where = ": ".join(filter(None, [f"table {name}", ".".join(map(str, first["loc"]))]))
         raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+@cache
+def _adapter() -> TypeAdapter[TableConfig]:
+    return TypeAdapter(TableConfig)
 
 
 def plan(name: str, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None) -> list[ExperimentConfig]:
@@ -62,18 +66,20 @@ def cells(
     """The experiment of every seed, column and row of a table; a list of experiments has one column.
 
     The seed is the experiment's own, which ``seed=`` among the ``overrides`` decides: one run is never several seeds.
+    Nothing else of a configuration depends on it, so each cell is composed once.
     Raises ``UserError`` that names the cell for one that does not compose.
     """
     spec = load_table(name)
     columns = [column.overrides for column in spec.columns] or [()]
-    last = (f"table={folder_of(name)}", *overrides)
-    found = {}
-    for seed in seeds or spec.seeds:
-        for x, column in enumerate(columns):
-            for y, row in enumerate(spec.rows):
-                config = _cell(name, row.title, [*spec.common, *row.overrides, *column, f"seed={seed}", *last])
-                found[config.seed, x, y] = config
-    return found
+    wanted, last = seeds or spec.seeds, (f"table={folder_of(name)}", *overrides)
+    first = {
+        (x, y): _cell(name, row.title, [*spec.common, *row.overrides, *column, f"seed={wanted[0]}", *last])
+        for x, column in enumerate(columns)
+        for y, row in enumerate(spec.rows)
+    }
+    if any(text.lstrip("+~").partition("=")[0] == "seed" for text in overrides):
+        return {(config.seed, x, y): config for (x, y), config in first.items()}
+    return {(seed, x, y): replace(config, seed=seed) for seed in wanted for (x, y), config in first.items()}
 
 
 def _cell(name: str, row: str, overrides: Sequence[str]) -> ExperimentConfig:
