@@ -55,7 +55,7 @@ def resolved(tree: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A file as OmegaConf reads it (``1e-3`` is a number), by libyaml where it is there; shared, so not to be changed."""
+    """A file as OmegaConf reads it (``1e-3`` is a number), by libyaml where it is there; shared, so never changed."""
     import yaml
 
     with path.open(encoding="utf-8") as stream:

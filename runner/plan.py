@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
@@ -13,9 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import ExperimentConfig
-from qexp.conf.tables import TableConfig
+from qexp.conf.tables import ColumnConfig, RowConfig, TableConfig
 from qexp.runner.choices import read_yaml
 from qexp.runner.compose import compose
+from qexp.runner.overrides import parse, replace
 from qexp.runner.provenance import cell_id
 
 
@@ -70,16 +71,25 @@ def cells(
     Raises ``UserError`` that names the cell for one that does not compose.
     """
     spec = load_table(name)
-    columns = [column.overrides for column in spec.columns] or [()]
-    wanted, last = seeds or spec.seeds, (f"table={folder_of(name)}", *overrides)
-    first = {
-        (x, y): _cell(name, row.title, [*spec.common, *row.overrides, *column, f"seed={wanted[0]}", *last])
-        for x, column in enumerate(columns)
-        for y, row in enumerate(spec.rows)
-    }
+    scale = parse(overrides).groups.get("scale", "small")
+    wanted, last = seeds or spec.seeds, (f"seed={(seeds or spec.seeds)[0]}", f"table={folder_of(name)}", *overrides)
+    composed: dict[tuple[str, ...], ExperimentConfig] = {}
+    first = {}
+    for x, column in enumerate(spec.columns or (ColumnConfig(""),)):
+        for y, row in enumerate(spec.rows):
+            given = (*overrides_at(scale, spec, row, column), *last)
+            if given not in composed:
+                composed[given] = _cell(name, row.title, given)
+            first[x, y] = composed[given]
     if any(text.lstrip("+~").partition("=")[0] == "seed" for text in overrides):
         return {(config.seed, x, y): config for (x, y), config in first.items()}
-    return {(seed, x, y): replace(config, seed=seed) for seed in wanted for (x, y), config in first.items()}
+    return {(seed, x, y): dataclasses.replace(config, seed=seed) for seed in wanted for (x, y), config in first.items()}
+
+
+def overrides_at(scale: str, spec: TableConfig, row: RowConfig, column: ColumnConfig) -> list[str]:
+    """What is overridden in a cell: of the table, the row and the column, each with its ``scales`` on top."""
+    parts = ((spec.common, spec.scales), (row.overrides, row.scales), (column.overrides, column.scales))
+    return [text for own, scales in parts for text in replace(own, scales.get(scale, ()))]
 
 
 def _cell(name: str, row: str, overrides: Sequence[str]) -> ExperimentConfig:
