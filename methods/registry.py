@@ -6,6 +6,7 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 BASELINE = "vanilla"
 
 
+@cache
 def names() -> tuple[str, ...]:
     """All registered methods, sorted."""
     return tuple(sorted(info.name for info in pkgutil.iter_modules(qexp.methods.__path__) if info.ispkg))

@@ -94,6 +94,7 @@ def all_keys(cls: Any = ExperimentConfig, prefix: str = "") -> Iterator[str]:
             yield from all_keys(hint, f"{prefix}{name}.")
 
 
+@cache
 def _hints(cls: Any) -> dict[str, Any]:
     """The types of a dataclass's fields; of ``X | None`` the X."""
     found = {}

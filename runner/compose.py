@@ -1,4 +1,4 @@
-"""From overrides to an :class:`ExperimentConfig`: Hydra composes the groups, and Hydra's types stop here.
+"""From overrides to an :class:`ExperimentConfig`: Hydra's grammar and groups, and none of its types beyond this room.
 
 In order: each group's YAML holds the paper's values; its ``scales:`` block says what changes below paper scale; the
 user's values win over both; then the schema checks the whole. What the user left open and what decides how the run goes
@@ -10,15 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from qexp.conf.catalog import SCALES
 from qexp.conf.errors import UserError
@@ -34,6 +29,7 @@ from qexp.conf.schema import (
 from qexp.methods.registry import quantizes_training
 from qexp.models.sources import MASKED_FAMILIES, family_of, is_pretrained
 from qexp.results.select import flatten
+from qexp.runner import choices
 from qexp.runner.characters import settle_characters
 from qexp.runner.checking import check, check_key
 from qexp.runner.images import settle_images
@@ -41,6 +37,9 @@ from qexp.runner.ood import settle_ood
 from qexp.runner.overrides import Request, Value, choose, known, parse
 from qexp.runner.precision_choice import settle_precision
 from qexp.runner.pretraining import settle_pretraining
+
+Tree = dict[str, Any]
+"""A configuration before it is checked: ``method.<name>.<setting>``, the other groups, and the keys of none."""
 
 
 def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -55,10 +54,10 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
     implied = _take_implied(tree)
     groups = {key: implied.pop(key) for key in ("train", "quant") if key in implied}
     if "quant" in groups.keys() - request.groups.keys():
-        tree.quant = _compose("config", [f"quant={groups['quant']}"]).quant
+        tree["quant"] = choices.choice("quant", groups["quant"])
     config = _settle(deepcopy(tree), request, implied)
     if "train" not in request.groups:
-        tree.train = _compose("train/" + groups.get("train", _recipe(config)), []).train
+        tree["train"] = choices.choice("train", groups.get("train", _recipe(config)))
         config = _settle(tree, request, implied)
     asked = [value.key for value in request.values]
     config = settle_precision(settle_images(settle_characters(config, asked), asked), asked)
@@ -84,16 +83,16 @@ def compose_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple
     return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
 
 
-def _settle(tree: DictConfig, request: Request, implied: Mapping[str, Any]) -> ExperimentConfig:
+def _settle(tree: Tree, request: Request, implied: Mapping[str, Any]) -> ExperimentConfig:
     """Lay the scale, what the methods imply, and the user's values over the choices; check; settle what is open."""
-    by_name = _methods_by_name(tree)
+    names = tuple(tree["method"])
     _apply_scale(tree)
     for key, wanted in implied.items():
-        OmegaConf.update(tree, key, wanted, force_add=True)
+        _set(tree, key, wanted)
     for value in request.values:
-        _apply(tree, value, tuple(by_name))
+        _apply(tree, value, names)
     data = _resolve(tree)
-    methods = {name: {k: v for k, v in data["method"][name].items() if k != "name"} for name in by_name}
+    methods = {name: {k: v for k, v in data["method"][name].items() if k != "name"} for name in names}
     config = check({key: value for key, value in data.items() if key != "method"}, methods)
     if config.model.source != "scratch" and config.model.path is None:
         raise UserError("model.path must be given: model.path=organisation/name, or a local folder")
@@ -123,82 +122,69 @@ def _with_bits(choice: MethodChoice, quant: QuantConfig) -> MethodChoice:
     return replace(choice, settings={**choice.settings, "bits": quant.bits[0]})
 
 
-def _compose_groups(request: Request) -> DictConfig:
-    packages = {"scale": "@_global_"}
-    chosen = [f"{group}{packages.get(group, '')}={name}" for group, name in request.groups.items()]
-    if len(request.methods) == 1:
-        chosen.append(f"method={request.methods[0]}")
-    elif request.methods:
-        chosen += ["~method", *(f"+method@method.{name}={name}" for name in request.methods)]
-    return _compose("config", chosen)
+def _compose_groups(request: Request) -> Tree:
+    """What is chosen of every group, the methods by their names, and the keys of no group; the scale is laid on top."""
+    chosen = {**choices.default_choices(), **request.groups}
+    methods, scale = request.methods or (chosen.pop("method"),), chosen.pop("scale")
+    chosen.pop("method", None)
+    tree = choices.top()
+    tree["method"] = {name: choices.choice("method", name) for name in methods}
+    tree |= {group: choices.choice(group, name) for group, name in chosen.items()}
+    return choices.merged(tree, choices.choice("scale", scale))
 
 
-def _compose(name: str, chosen: Sequence[str]) -> DictConfig:
-    return deepcopy(_composed(name, tuple(chosen)))
-
-
-@lru_cache(maxsize=64)
-def _composed(name: str, chosen: tuple[str, ...]) -> DictConfig:
-    """Hydra's composition of ``conf/<name>.yaml``, unresolved. Hydra's global state is left as it was found."""
-    before = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_module("qexp.conf", version_base="1.3"):
-            tree = hydra_compose(name, overrides=list(chosen))
-    finally:
-        GlobalHydra.instance().hydra = before
-    OmegaConf.set_struct(tree, False)
-    return tree
-
-
-def _take_implied(tree: DictConfig) -> dict[str, Any]:
+def _take_implied(tree: Tree) -> dict[str, Any]:
     """Remove and return what the methods' YAMLs imply: values of other groups that hold unless the user sets them."""
-    single = isinstance(tree.method.get("name"), str)
     found: dict[str, Any] = {}
-    for node in [tree.method] if single else tree.method.values():
-        for key, value in (node.pop("implies", None) or {}).items():
+    for node in tree["method"].values():
+        for key, value in node.pop("implies", {}).items():
             if found.setdefault(key, value) != value:
                 raise UserError(f"the methods imply {key}={found[key]} and {key}={value}: choose one with {key}=...")
     return found
 
 
-def _methods_by_name(tree: DictConfig) -> list[str]:
-    """Bring one method to the form of several: ``method.<name>.<setting>``."""
-    if isinstance(tree.method.get("name"), str):
-        tree.method = {tree.method.name: tree.method}
-    return [str(name) for name in tree.method]
-
-
-def _apply_scale(tree: DictConfig) -> None:
-    for node in (*tree.values(), *tree.method.values()):
-        if isinstance(node, DictConfig) and "scales" in node:
+def _apply_scale(tree: Tree) -> None:
+    """Lay each choice's values of the chosen scale over it."""
+    for node in (*tree.values(), *tree["method"].values()):
+        if isinstance(node, dict) and "scales" in node:
             scales = node.pop("scales")
             if unknown := set(scales) - set(SCALES):
                 raise UserError(f"{node.get('name')}: `scales:` names {sorted(unknown)}; scales: {', '.join(SCALES)}")
-            node.merge_with(scales.get(tree.scale) or {})
+            choices.merged(node, scales.get(tree["scale"]) or {})
 
 
-def _apply(tree: DictConfig, value: Value, methods: tuple[str, ...]) -> None:
+def _apply(tree: Tree, value: Value, methods: tuple[str, ...]) -> None:
     key = check_key(value.key, methods)
-    try:
-        if value.delete:
-            parent, _, leaf = key.rpartition(".")
-            (OmegaConf.select(tree, parent) if parent else tree).pop(leaf, None)
-        else:
-            OmegaConf.update(tree, key, value.value, force_add=True)
-    except (OmegaConfBaseException, AttributeError) as error:
-        raise UserError(f"{value.key}: cannot be set here") from error
+    if value.delete:
+        parent, _, leaf = key.rpartition(".")
+        _node(tree, parent.split(".") if parent else []).pop(leaf, None)
+    else:
+        _set(tree, key, deepcopy(value.value))
 
 
-def _resolve(tree: DictConfig) -> dict[str, Any]:
+def _set(tree: Tree, key: str, value: Any) -> None:
+    """Set a dotted key; a dictionary is laid over the one that is there."""
+    *parents, leaf = key.split(".")
+    choices.merged(_node(tree, parents), {leaf: value})
+
+
+def _node(tree: Tree, names: Sequence[str]) -> Tree:
+    """The group or dictionary of this place, made where there is none."""
+    for name in names:
+        if not isinstance(tree.get(name), dict):
+            tree[name] = {}
+        tree = tree[name]
+    return tree
+
+
+def _resolve(tree: Tree) -> Tree:
     try:
-        data = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key} must be given: {error.full_key}=...") from error
+        resolved = choices.resolved(tree)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
-    assert isinstance(data, dict)
-    resolved = {str(key): value for key, value in data.items()}
+    for key, value in flatten({**resolved, "method": []}).items():
+        if value == "???":
+            raise UserError(f"{key} must be given: {key}=...")
     for key in ("data_dir", "results_dir"):
         resolved[key] = _expanded(resolved.get(key))
     resolved["model"]["path"] = _expanded(resolved["model"].get("path"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,7 +77,9 @@ def replace(overrides: Sequence[str], changes: Sequence[str]) -> list[str]:
     return [*kept, *changes]
 
 
+@lru_cache(maxsize=4096)
 def _read(text: str) -> Override:
+    """Hydra's reading of one override. Its value is shared by all who read the same text."""
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:

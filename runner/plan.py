@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import ExperimentConfig
 from qexp.conf.tables import ColumnConfig, RowConfig, TableConfig
+from qexp.runner.choices import read_yaml
 from qexp.runner.compose import compose
 from qexp.runner.overrides import parse, replace
 from qexp.runner.provenance import cell_id
@@ -30,18 +32,20 @@ def load_table(name: str) -> TableConfig:
     Raises:
         UserError: for a name that no table has, and for a specification that does not fit ``TableConfig``.
     """
-    from omegaconf import OmegaConf
-
     if name not in table_names():
         near = get_close_matches(name, table_names(), n=3, cutoff=0.3) or table_names()
         raise UserError(f"unknown table '{name}'; tables: {', '.join(near)} (qexp list tables shows all)")
-    content: Any = OmegaConf.to_container(OmegaConf.load(_root() / f"{name}.yaml"))
     try:
-        return TypeAdapter(TableConfig).validate_python(content)
+        return _adapter().validate_python(read_yaml(_root() / f"{name}.yaml"))
     except ValidationError as error:
         first = error.errors()[0]
         where = ": ".join(filter(None, [f"table {name}", ".".join(map(str, first["loc"]))]))
         raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+@cache
+def _adapter() -> TypeAdapter[TableConfig]:
+    return TypeAdapter(TableConfig)
 
 
 def plan(name: str, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None) -> list[ExperimentConfig]:
@@ -63,21 +67,23 @@ def cells(
     """The experiment of every seed, column and row of a table; a list of experiments has one column.
 
     The seed is the experiment's own, which ``seed=`` among the ``overrides`` decides: one run is never several seeds.
+    Nothing else of a configuration depends on it, so each cell is composed once.
     Raises ``UserError`` that names the cell for one that does not compose.
     """
     spec = load_table(name)
     scale = parse(overrides).groups.get("scale", "small")
-    last = (f"table={folder_of(name)}", *overrides)
+    wanted, last = seeds or spec.seeds, (f"seed={(seeds or spec.seeds)[0]}", f"table={folder_of(name)}", *overrides)
     composed: dict[tuple[str, ...], ExperimentConfig] = {}
-    found = {}
-    for seed in seeds or spec.seeds:
-        for x, column in enumerate(spec.columns or (ColumnConfig(""),)):
-            for y, row in enumerate(spec.rows):
-                given = (*overrides_at(scale, spec, row, column), f"seed={seed}", *last)
-                if given not in composed:
-                    composed[given] = _cell(name, row.title, given)
-                found[composed[given].seed, x, y] = composed[given]
-    return found
+    first = {}
+    for x, column in enumerate(spec.columns or (ColumnConfig(""),)):
+        for y, row in enumerate(spec.rows):
+            given = (*overrides_at(scale, spec, row, column), *last)
+            if given not in composed:
+                composed[given] = _cell(name, row.title, given)
+            first[x, y] = composed[given]
+    if any(text.lstrip("+~").partition("=")[0] == "seed" for text in overrides):
+        return {(config.seed, x, y): config for (x, y), config in first.items()}
+    return {(seed, x, y): dataclasses.replace(config, seed=seed) for seed in wanted for (x, y), config in first.items()}
 
 
 def overrides_at(scale: str, spec: TableConfig, row: RowConfig, column: ColumnConfig) -> list[str]:

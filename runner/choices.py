@@ -1,0 +1,112 @@
+"""The YAML files of ``conf/`` as plain data: read once in a process, and merged as Hydra merges them.
+
+Hydra's own composition reads every file anew and takes a tenth of a second; a plan of all tables composes a thousand
+configurations. A test compares the two for every choice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from copy import deepcopy
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from qexp.conf import catalog
+
+BUILDS_ON = "defaults"
+"""Key of the choices that a choice is laid over, in their order: ``defaults: [w8a8]``."""
+
+
+def choice(group: str, name: str) -> dict[str, Any]:
+    """``conf/<group>/<name>.yaml`` laid over what it builds on; a copy of the caller's own."""
+    return deepcopy(_choice(group, name))
+
+
+def top() -> dict[str, Any]:
+    """``conf/config.yaml`` without its choices; what it takes from the environment is filled in now."""
+    return deepcopy(_top(frozenset(os.environ.items())))
+
+
+def default_choices() -> dict[str, str]:
+    """Group -> what ``conf/config.yaml`` chooses, in its order."""
+    listed = [item for item in read_yaml(_top_file())[BUILDS_ON] if isinstance(item, Mapping)]
+    return {key.partition("@")[0]: name for item in listed for key, name in item.items()}
+
+
+def merged(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` laid over ``under``, which it changes: dictionaries are merged, anything else is replaced."""
+    for key, value in over.items():
+        below = under.get(key)
+        under[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+    return under
+
+
+def resolved(tree: dict[str, Any]) -> dict[str, Any]:
+    """``tree`` with its interpolations (``${key}``, ``${oc.env:NAME}``) filled in. Raises OmegaConf's errors."""
+    if not _interpolates(tree):
+        return tree
+    filled: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+    return dict(filled)
+
+
+@cache
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A file as OmegaConf reads it (``1e-3`` is a number), by libyaml where it is there; shared, so never changed."""
+    import yaml
+
+    with path.open(encoding="utf-8") as stream:
+        content = yaml.load(stream, Loader=_loader())  # noqa: S506 (a subclass of SafeLoader)
+    return dict(content or {})
+
+
+@cache
+def _loader() -> Any:
+    from omegaconf._utils import get_yaml_loader
+
+    plain = get_yaml_loader()
+    try:
+        from yaml._yaml import CParser
+    except ImportError:
+        return plain
+
+    class Fast(CParser, plain):  # type: ignore[misc, valid-type]
+        """OmegaConf's rules on libyaml's parser."""
+
+        def __init__(self, stream: Any):
+            CParser.__init__(self, stream)
+            for part in plain.__mro__:
+                if part.__name__ in ("SafeConstructor", "Resolver"):
+                    part.__init__(self)
+
+    return Fast
+
+
+@cache
+def _choice(group: str, name: str) -> dict[str, Any]:
+    content = dict(read_yaml(catalog.folder(group) / f"{name}.yaml"))
+    under: dict[str, Any] = {}
+    for other in content.pop(BUILDS_ON, ()):
+        merged(under, choice(group, other))
+    return merged(under, content)
+
+
+@lru_cache(maxsize=1)
+def _top(environment: frozenset[tuple[str, str]]) -> dict[str, Any]:
+    """:func:`top` in this environment."""
+    return resolved({key: value for key, value in read_yaml(_top_file()).items() if key != BUILDS_ON})
+
+
+def _top_file() -> Path:
+    return Path(catalog.__file__).with_name("config.yaml")
+
+
+def _interpolates(value: Any) -> bool:
+    if isinstance(value, str):
+        return "${" in value
+    if isinstance(value, Mapping):
+        return any(map(_interpolates, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(_interpolates, value))
