@@ -99,7 +99,7 @@ def to_csv(table: Table) -> str:
             figures = [repr(found.mean), "" if found.std is None else repr(found.std)] if found else ["", ""]
             told = [found.n if found else 0, cell.problem, int(cell.best), int(column.higher_is_better)]
             definition = "; ".join(filter(None, [cell.definition, cell.certificate]))
-            papers = ["" if cell.published is None else repr(cell.published)] if published else []
+            papers = ["" if cell.published is None else repr(cell.published.value)] if published else []
             setting = cell.setting or column.setting
             writer.writerow([*labels, column.metric, setting, *figures, *told, definition, *papers])
         if not table.columns:
