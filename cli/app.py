@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from qexp.cli.claims import EPILOG as CLAIMS_EXAMPLES
+from qexp.cli.claims import claims
 from qexp.cli.config import EPILOG as CONFIG_EXAMPLES
 from qexp.cli.config import config
 from qexp.cli.doctor import doctor
@@ -67,6 +69,7 @@ app.command("list", epilog=LIST_EXAMPLES)(list_choices)
 app.command("show", epilog=SHOW_EXAMPLES)(show)
 app.command("table", epilog=TABLE_EXAMPLES)(table)
 app.command("reproduce", epilog=REPRODUCE_EXAMPLES)(reproduce)
+app.command("claims", epilog=CLAIMS_EXAMPLES)(claims)
 app.command("export", epilog=EXPORT_EXAMPLES)(export)
 app.command("doctor")(doctor)
 
