@@ -19,6 +19,8 @@ from qexp.cli.export import EPILOG as EXPORT_EXAMPLES
 from qexp.cli.export import export
 from qexp.cli.listing import EPILOG as LIST_EXAMPLES
 from qexp.cli.listing import list_choices
+from qexp.cli.report import EPILOG as REPORT_EXAMPLES
+from qexp.cli.report import report
 from qexp.cli.reproduce import EPILOG as REPRODUCE_EXAMPLES
 from qexp.cli.reproduce import reproduce
 from qexp.cli.run import EPILOG as RUN_EXAMPLES
@@ -70,6 +72,7 @@ app.command("show", epilog=SHOW_EXAMPLES)(show)
 app.command("table", epilog=TABLE_EXAMPLES)(table)
 app.command("reproduce", epilog=REPRODUCE_EXAMPLES)(reproduce)
 app.command("claims", epilog=CLAIMS_EXAMPLES)(claims)
+app.command("report", epilog=REPORT_EXAMPLES)(report)
 app.command("export", epilog=EXPORT_EXAMPLES)(export)
 app.command("doctor")(doctor)
 

@@ -80,7 +80,7 @@ def table(
         built = build(records, rows=rows or ("method",), columns=columns, metric=metric)
     form = form or (ENDINGS.get(output.suffix, Format.md) if output else None)
     if output:
-        _write(output, _text(built, form or Format.md))
+        write(output, _text(built, form or Format.md))
     elif form:
         typer.echo(_text(built, form).rstrip("\n"))
     else:
@@ -129,7 +129,7 @@ def _text(built: Table, form: Format) -> str:
     return write(built)
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
