@@ -47,9 +47,11 @@ def claims(
 
     from qexp.cli.sections import chosen_tables, sections
     from qexp.results.library import Library, committed
+    from qexp.results.store import collector_paused
 
-    library = Library(Path(results_dir), committed())
-    found = list(sections(chosen_tables(what or []), library, scale, own=results_dir))
+    with collector_paused():
+        library = Library(Path(results_dir), committed())
+        found = list(sections(chosen_tables(what or []), library, scale, own=results_dir))
     if as_json:
         typer.echo(json.dumps([_plain(one, verdict) for one in found for verdict in one.verdicts], indent=2))
     else:

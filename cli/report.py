@@ -35,7 +35,10 @@ def report(
     from qexp.cli.table import write
     from qexp.results.library import Library, committed
     from qexp.results.report.page import to_report
+    from qexp.results.store import collector_paused
 
-    library = Library(Path(results_dir), committed())
-    found = list(sections(chosen_tables(what or []), library, scale, own=results_dir, ledger=True))
-    write(to, to_report(found))
+    with collector_paused():
+        library = Library(Path(results_dir), committed())
+        found = list(sections(chosen_tables(what or []), library, scale, own=results_dir, ledger=True))
+        page = to_report(found)
+    write(to, page)

@@ -38,7 +38,10 @@ def deviations(here: Configs, paper: Configs, rows: Sequence[str], columns: Sequ
             here_text, paper_text = _value(ours, key), _value(papers, key)
             if here_text != paper_text and key not in NO_DEVIATION and key.split(".")[0] not in VOLATILE_KEYS:
                 found[key, here_text, paper_text].add(place)
-    return tuple(Deviation(*told, _where(places, rows, columns)) for told, places in found.items())
+    return tuple(
+        Deviation(*told, _where(places, rows, columns))
+        for told, places in sorted(found.items(), key=lambda one: one[0][0])
+    )
 
 
 def _value(flat: Mapping[str, Any], key: str) -> str:
@@ -49,6 +52,6 @@ def _where(places: set[Place], rows: Sequence[str], columns: Sequence[str]) -> s
     xs, ys = sorted({x for x, _ in places}), sorted({y for _, y in places})
     if len(places) < len(xs) * len(ys):
         return f"{len(places)} of {len(rows) * len(columns)} cells"
-    named = [", ".join(rows[y] for y in ys)] if len(ys) < len(rows) else []
-    named += [", ".join(columns[x] for x in xs)] if len(xs) < len(columns) else []
+    named = ["; ".join(rows[y] for y in ys)] if len(ys) < len(rows) else []
+    named += ["; ".join(columns[x] for x in xs)] if len(xs) < len(columns) else []
     return " on ".join(named) or "every cell"

@@ -5,16 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from qexp.results.heatmap import in_deviations, layers_by_role
 from qexp.results.schema import Record
+from qexp.results.split_plot import short_names
 from qexp.results.table import Table
 
 LEVELS = 9
 """Steps of a heat map's colour, five a decade from 4 standard deviations up."""
 WIDTH, LABEL_WIDTH, ROW = 640.0, 250.0, 14.0
 """Of a chart of dots, in SVG units; the labels on the left, the height of a tensor."""
+
+
+MOST = 6
+"""Pictures of a kind that are shown of one table; how many there are is said."""
+Picture = TypeVar("Picture")
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class HeatMap:
 class Dot:
     x: float
     series: int
-    words: str
+    value: str
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,14 @@ class Dots:
     lines: tuple[tuple[str, tuple[Dot, ...]], ...]
     ticks: tuple[tuple[float, str], ...]
     words: str
+
+
+@dataclass(frozen=True)
+class Pictures(Generic[Picture]):
+    """Those that are shown, and how many there are."""
+
+    shown: tuple[Picture, ...] = ()
+    of: int = 0
 
 
 def heat_map(label: str, outliers: Mapping[str, Any]) -> HeatMap | None:
@@ -77,7 +91,10 @@ def kurtosis_dots(label: str, analysis: Mapping[str, Any]) -> Dots | None:
 
 def split_dots(label: str, analysis: Mapping[str, Any]) -> Dots | None:
     """Signal to noise of each linear layer's product, its input in one tensor and with outliers apart."""
-    lines = [(one["name"], [one["sqnr_db"]["whole"], one["sqnr_db"]["split"]]) for one in analysis["layers"]]
+    layers = analysis["layers"]
+    names = short_names([one["name"] for one in layers])
+    pairs = [[one["sqnr_db"]["whole"], one["sqnr_db"]["split"]] for one in layers]
+    lines = list(zip(names, pairs, strict=True))
     return _dots(label, "SQNR of the product [dB]", ("one tensor", "outliers apart"), lines, log=False)
 
 
@@ -115,11 +132,7 @@ def _dots(
     drawn = [
         (
             name,
-            tuple(
-                Dot(x(v), i, f"{name}, {series[i]}: {v:.3g}")
-                for i, v in enumerate(values)
-                if v is not None and usable(v)
-            ),
+            tuple(Dot(x(v), i, f"{v:.3g}") for i, v in enumerate(values) if v is not None and usable(v)),
         )
         for name, values in lines
     ]
@@ -134,13 +147,13 @@ def _range(name: str, values: Sequence[float]) -> str:
     return f"{name} from {min(values):.3g} to {max(values):.3g}" if values else ""
 
 
-def heat_maps(table: Table) -> list[HeatMap]:
+def heat_maps(table: Table) -> Pictures[HeatMap]:
     """One heat map for each network whose outliers were measured, of its first seed."""
     found = (heat_map(label, record.outliers) for label, record in _networks(table) if record.outliers)
-    return [one for one in found if one is not None]
+    return _pictures([one for one in found if one is not None])
 
 
-def dot_charts(table: Table) -> list[Dots]:
+def dot_charts(table: Table) -> Pictures[Dots]:
     """One chart for each analysis that can be drawn, of the first seed."""
     found = (
         draw(f"{label}: {method}", told)
@@ -148,7 +161,11 @@ def dot_charts(table: Table) -> list[Dots]:
         for method, told in record.analysis.items()
         if (draw := KINDS.get(told.get("kind", "")))
     )
-    return [one for one in found if one is not None]
+    return _pictures([one for one in found if one is not None])
+
+
+def _pictures(found: Sequence[Picture]) -> Pictures[Picture]:
+    return Pictures(tuple(found[:MOST]), len(found))
 
 
 def _networks(table: Table) -> Iterator[tuple[str, Record]]:

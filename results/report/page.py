@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qexp.results.html import render
-from qexp.results.report.drawings import Dots, HeatMap, dot_charts, heat_maps
-from qexp.results.report.provenance import RunLine, Setting, facts, links, own_settings, run_line, shared_settings
+from qexp.results.report.drawings import Dots, HeatMap, Pictures, dot_charts, heat_maps
+from qexp.results.report.provenance import RunLine, Setting, facts, links, run_line, settings, shared
 from qexp.results.section import MARKS, Section, tally
 from qexp.results.table import Cell, Table
 
@@ -37,12 +37,13 @@ class Chapter:
     notes: tuple[str, ...]
     panels: tuple[Panel, ...]
     shared: tuple[Setting, ...]
-    heat_maps: tuple[HeatMap, ...]
-    charts: tuple[Dots, ...]
+    heat_maps: Pictures[HeatMap]
+    charts: Pictures[Dots]
 
     @property
     def paper(self) -> str:
-        return self.section.paper.replace("_", " ").capitalize() or "Other"
+        """What the table is listed under."""
+        return self.section.paper or "of no paper"
 
 
 def to_report(sections: Sequence[Section]) -> str:
@@ -59,46 +60,48 @@ def to_report(sections: Sequence[Section]) -> str:
 
 
 def chapter(section: Section) -> Chapter:
-    """Everything of a section; its verdicts are shown by themselves and are no notes."""
+    """Everything of a section; its verdicts and its note stand by themselves and are no notes."""
     name = re.sub(r"[^a-z0-9]+", "-", section.name.lower())
     table = section.table
     if table is None:
-        return Chapter(name, section, (), (), (), (), ())
-    shared = shared_settings(cell for row in table.cells for cell in row)
+        return Chapter(name, section, (), (), (), Pictures(), Pictures())
+    configs = {(y, x): settings(cell) for y, x, cell in _measured(table)}
+    common = shared(configs.values())
     apart = {*(verdict.line for verdict in table.verdicts), section.spec.note}
     return Chapter(
         id=name,
         section=section,
         notes=tuple(note for note in table.notes if note not in apart),
-        panels=tuple(_panels(name, section, table, shared)),
-        shared=tuple(shared),
-        heat_maps=tuple(heat_maps(table)),
-        charts=tuple(dot_charts(table)),
+        panels=tuple(
+            _panel(f"{name}-{y}-{x}", _title(table, y, x), cell, section, configs[y, x], common)
+            for y, x, cell in _measured(table)
+        ),
+        shared=tuple(sorted(common)),
+        heat_maps=heat_maps(table),
+        charts=dot_charts(table),
     )
 
 
-def _panels(name: str, section: Section, table: Table, shared: Sequence[Setting]) -> list[Panel]:
-    """One for each cell with records; the ids are those that the template's buttons name."""
-    return [
-        _panel(f"{name}-{y}-{x}", f"{_label(table, row)}, {table.headings[x].rstrip(' ↑↓')}", cell, section, shared)
-        for y, row in enumerate(table.cells)
-        for x, cell in enumerate(row)
-        if cell.runs
-    ]
+def _measured(table: Table) -> list[tuple[int, int, Cell]]:
+    """Row, column and cell of every cell with records, by which the template's buttons name what they open."""
+    return [(y, x, cell) for y, row in enumerate(table.cells) for x, cell in enumerate(row) if cell.runs]
 
 
-def _label(table: Table, row: Sequence[Cell]) -> str:
-    return " · ".join(cell.text for cell in row[: len(table.row_keys)])
+def _title(table: Table, y: int, x: int) -> str:
+    labels = " · ".join(cell.text for cell in table.cells[y][: len(table.row_keys)])
+    return f"{labels}, {table.headings[x].rstrip(' ↑↓')}"
 
 
-def _panel(id: str, title: str, cell: Cell, section: Section, shared: Sequence[Setting]) -> Panel:
+def _panel(
+    id: str, title: str, cell: Cell, section: Section, config: Sequence[Setting], common: frozenset[Setting]
+) -> Panel:
     return Panel(
         id=id,
         title=title,
         cell=cell,
         runs=tuple(map(run_line, cell.runs)),
         facts=tuple(facts(cell.runs)),
-        settings=tuple(own_settings(cell, shared)),
+        settings=tuple(one for one in config if one not in common),
         command=section.commands.get(cell.runs[0].record.cell_id, ""),
         links=tuple(links(cell.runs)),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from qexp.conf.schema import VOLATILE_KEYS
 from qexp.results.schema import Record
@@ -41,8 +41,7 @@ class RunLine:
     message: str = ""
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """A key of the configuration and its value, as one would type them."""
 
     key: str
@@ -140,20 +139,7 @@ def links(runs: Sequence[Run]) -> list[str]:
     return [url for url in dict.fromkeys(found) if isinstance(url, str) and url.startswith("https://")]
 
 
-def shared_settings(cells: Iterable[Cell]) -> list[Setting]:
-    """The configuration that all runs behind the cells have in common."""
-    sets = [frozenset(_settings(cell)) for cell in cells if cell.runs]
-    common = frozenset.intersection(*sets) if sets else frozenset()
-    return sorted(common, key=lambda one: one.key)
-
-
-def own_settings(cell: Cell, shared: Iterable[Setting]) -> list[Setting]:
-    """What the cell's configuration has beside the ``shared`` one."""
-    known = frozenset(shared)
-    return [one for one in _settings(cell) if one not in known]
-
-
-def _settings(cell: Cell) -> list[Setting]:
+def settings(cell: Cell) -> list[Setting]:
     """The configuration of the first run, without its seed and what cannot change a figure."""
     flat = labelled(cell.runs[0].record.config)
     return [
@@ -161,3 +147,9 @@ def _settings(cell: Cell) -> list[Setting]:
         for key, value in flat.items()
         if key != "seed" and key.split(".")[0] not in VOLATILE_KEYS
     ]
+
+
+def shared(configurations: Iterable[Sequence[Setting]]) -> frozenset[Setting]:
+    """What all the configurations have in common."""
+    sets = [frozenset(one) for one in configurations]
+    return frozenset.intersection(*sets) if sets else frozenset()

@@ -38,3 +38,5 @@ theme.addEventListener("change", () => {
   try { localStorage.setItem("qexp-theme", theme.value); } catch { /* it holds until the page is closed */ }
 });
 theme.parentNode.hidden = false;
+// On a phone the list of tables would come before everything else.
+if (matchMedia("(max-width: 72rem)").matches) document.querySelector("nav details").open = false;
