@@ -63,7 +63,7 @@ def _plain(section: Section, verdict: Verdict) -> dict[str, object]:
     return {
         "table": section.name,
         "paper": section.spec.paper,
-        "scale": section.scale if section.table else None,
+        "scale": section.scale if section.measured else None,
         "claim": verdict.claim.name,
         "text": verdict.claim.text,
         "verdict": verdict.verdict,
@@ -82,7 +82,7 @@ def _print(console: Console, found: Sequence[Section]) -> None:
         if not section.verdicts:
             continue
         source = f"arXiv {section.spec.paper}" if section.spec.paper else "no paper"
-        state = f"scale={section.scale}" if section.table else f"no record yet: {section.command}"
+        state = f"scale={section.scale}" if section.measured else f"no record yet: {section.command}"
         console.print(
             Text.assemble((section.name, "bold"), f"  {section.spec.title} ", (f"({source}, {state})", "dim"))
         )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qexp.results.ledger import Deviation
     from qexp.results.library import Library
     from qexp.results.section import Section
+    from qexp.results.table import Table
 
 Cells = dict[tuple[int, int, int], "ExperimentConfig"]
 DEFAULT_SCALE = "small"
@@ -67,7 +68,17 @@ def _section(name: str, library: Library, scale: str | None, own: str, ledger: b
             told = _ledger(name, spec, cells) if ledger else ()
             return Section(name, spec, at, command, table, told, _commands(spec, cells, found))
     at = scale or DEFAULT_SCALE
-    return Section(name, spec, at, make_command(name, at))
+    return Section(name, spec, at, make_command(name, at), _published_alone(name, spec, at))
+
+
+def _published_alone(name: str, spec: TableConfig, scale: str) -> Table | None:
+    """The grid with nothing but the paper's figures; None where there is none of them."""
+    from qexp.cli.spec_table import made_table, make_command
+
+    if spec.published is None or not spec.published.cells:
+        return None
+    places = ((seed, x, y) for seed in spec.seeds for x in range(len(spec.columns)) for y in range(len(spec.rows)))
+    return made_table(name, spec, dict.fromkeys(places), scale, make_command(name, scale))
 
 
 def _found(name: str, library: Library, scale: str) -> tuple[Cells, Found]:

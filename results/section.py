@@ -27,7 +27,7 @@ class Section:
     command: str
     """Makes the records that are missing."""
     table: Table | None = None
-    """None where there is no record: an empty grid has no verdicts, only claims."""
+    """None where there is neither a record nor a figure of the paper's to show."""
     ledger: tuple[Deviation, ...] = ()
     commands: Mapping[str, str] = field(default_factory=dict)
     """The command that makes a record again, by cell id."""
@@ -38,9 +38,14 @@ class Section:
         return self.name.rpartition("/")[0]
 
     @property
+    def measured(self) -> bool:
+        """Whether there is any record."""
+        return self.table is not None and bool(self.table.records)
+
+    @property
     def verdicts(self) -> tuple[Verdict, ...]:
         """One for each claim; those of a table without a record say so."""
-        if self.table is not None:
+        if self.table is not None and self.measured:
             return self.table.verdicts
         return tuple(Verdict(claim, NO_RECORD, "") for claim in self.spec.claims)
 

@@ -48,7 +48,7 @@ class Chapter:
 
 def to_report(sections: Sequence[Section]) -> str:
     """One self-contained HTML page; the same sections give the same page."""
-    records = {record.cell_id for one in sections if one.table for record in one.table.records}
+    records = {record.cell_id for one in sections if one.table is not None for record in one.table.records}
     return render(
         "report.html.j2",
         script="report.js",
