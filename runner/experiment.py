@@ -74,7 +74,7 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
         cell_id=cell,
         status=status,  # type: ignore[arg-type]
         config=to_dict(cfg),
-        provenance=collect(cfg, findings.data_fingerprint, findings.ood_fingerprints) | watch.facts(),
+        provenance=collect(cfg, findings.data_fingerprint, findings.ood_fingerprints) | watch.facts() | _link(tracker),
         metrics=findings.metrics,
         outliers=findings.outliers,
         integer=findings.integer,
@@ -87,6 +87,12 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
     store.save(record)
     tracker.summary(record)
     return record
+
+
+def _link(tracker: Tracker) -> dict[str, str]:
+    """Where the run can be seen, as provenance; nothing for one that is not tracked online."""
+    address = tracker.address()
+    return {"wandb": address} if address else {}
 
 
 def _filed(record: Record, table: str, store: Store) -> Record:
