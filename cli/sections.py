@@ -60,7 +60,8 @@ def _section(name: str, library: Library, scale: str | None, own: str, ledger: b
     from qexp.runner.plan import load_table
 
     spec = load_table(name)
-    for at in [scale] if scale else [one for one in reversed(SCALES) if one in library.scales]:
+    wanted = [scale] if scale else reversed(SCALES)
+    for at in [one for one in wanted if one in library.scales]:
         cells, found = _found(name, library, at)
         if any(found.values()):
             command = make_command(name, at)
