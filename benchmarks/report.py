@@ -21,7 +21,7 @@ from qexp.results.library import REFERENCE, Library
 from qexp.results.report.page import to_report
 from qexp.results.schema import Record
 from qexp.results.section import Section
-from qexp.results.store import Store, to_json
+from qexp.results.store import Store, collector_paused, to_json
 
 TABLES, ROWS, COLUMNS, SEEDS = 20, 10, 5, 2
 MOULD = "outlier_int8.gamma"
@@ -78,7 +78,7 @@ def sections(library: Library) -> list[Section]:
 
 
 def measure(turns: int = 5) -> Report:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, collector_paused():
         write(Path(folder))
         library = Library(Path(folder))
         made = sections(library)

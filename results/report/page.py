@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from qexp.results.html import render
 from qexp.results.report.drawings import Dots, HeatMap, Pictures, dot_charts, heat_maps
 from qexp.results.report.provenance import RunLine, Setting, facts, links, run_line, settings, shared
-from qexp.results.section import MARKS, Section, tally
+from qexp.results.section import MARKS, VERDICTS, Section, tally
 from qexp.results.table import Cell, Table
 
 
@@ -43,16 +43,19 @@ class Chapter:
     @property
     def paper(self) -> str:
         """What the table is listed under."""
-        return self.section.paper or "of no paper"
+        return self.section.paper or "without a paper"
 
 
 def to_report(sections: Sequence[Section]) -> str:
     """One self-contained HTML page; the same sections give the same page."""
+    chapters = [chapter(one) for one in sections]
+    claims = [(one, verdict) for one in chapters for verdict in one.section.verdicts]
     records = {record.cell_id for one in sections if one.table is not None for record in one.table.records}
     return render(
         "report.html.j2",
         script="report.js",
-        chapters=[chapter(one) for one in sections],
+        chapters=chapters,
+        claims=sorted(claims, key=lambda claim: VERDICTS.index(claim[1].verdict)),
         tally=tally(sections),
         marks=MARKS,
         records=len(records),
