@@ -92,12 +92,15 @@ def _found(name: str, library: Library, scale: str) -> tuple[Cells, Found]:
 
 def _commands(spec: TableConfig, cells: Cells, found: Found) -> dict[str, str]:
     """``qexp run`` with the overrides of each record's row and column; a later one of the same key wins."""
+    from qexp.conf.tables import ColumnConfig
+    from qexp.runner.plan import overrides_at
+
+    columns = spec.columns or (ColumnConfig(""),)
     commands = {}
     for (seed, x, y), record in found.items():
         if record is not None:
-            column = spec.columns[x].overrides if spec.columns else ()
             scale = cells[seed, x, y].scale
-            words = [*spec.common, *spec.rows[y].overrides, *column, f"scale={scale}", f"seed={seed}"]
+            words = [*overrides_at(scale, spec, spec.rows[y], columns[x]), f"scale={scale}", f"seed={seed}"]
             by_key = {word.partition("=")[0]: word for word in words}
             commands[record.cell_id] = f"qexp run {shlex.join(by_key.values())}"
     return commands

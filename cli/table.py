@@ -36,6 +36,8 @@ class Format(str, Enum):
 
 
 ENDINGS = {".md": Format.md, ".tex": Format.latex, ".csv": Format.csv, ".html": Format.html}
+PICTURE = ".png"
+"""Ending of a file that the table's curves are drawn into."""
 
 
 def table(
@@ -62,7 +64,12 @@ def table(
     ] = None,
     seeds: Annotated[str, typer.Option("--seeds", help="Of a TABLE: its own when empty.", show_default=False)] = "",
     form: Annotated[Format | None, typer.Option("--format", help="How to write it.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.", metavar="FILE")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write to this file; a .png is a picture of a TABLE's curves.", metavar="FILE"
+        ),
+    ] = None,
     results_dir: ResultsDir = "runs",
 ) -> None:
     """Put records side by side: mean ± standard deviation over seeds, bold where one is clearly best."""
@@ -79,7 +86,9 @@ def table(
         records = _records(Store(Path(results_dir)), ids or [], where or [])
         built = build(records, rows=rows or ("method",), columns=columns, metric=metric)
     form = form or (ENDINGS.get(output.suffix, Format.md) if output else None)
-    if output:
+    if output and output.suffix == PICTURE:
+        _draw(built, output)
+    elif output:
         write(output, _text(built, form or Format.md))
     elif form:
         typer.echo(_text(built, form).rstrip("\n"))
@@ -127,6 +136,13 @@ def _text(built: Table, form: Format) -> str:
         Format.html: export.to_html,
     }[form]
     return write(built)
+
+
+def _draw(built: Table, path: Path) -> None:
+    from qexp.results.curves import draw_curves
+
+    draw_curves(built, path)
+    typer.echo(f"written: {path}", err=True)
 
 
 def write(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=False)
 
-Objective = Literal["causal_lm", "masked_lm", "classification", "regression"]
+Objective = Literal["causal_lm", "masked_lm", "classification", "regression", "image_classification"]
 ScalingRole = Literal["attention_norm", "ffn_norm", "value", "up", "ffn_hidden"]
 """Where a scale for each channel can fold into the weights around it (not everywhere in every family)."""
 ScalingRoles = Annotated[tuple[ScalingRole, ...], Field(min_length=1)]
@@ -64,12 +64,13 @@ class ModelConfig:
 
     ``source``: ``hub`` (a model id or a local folder in ``path``), ``package`` (weights inside an installed Python
     package named by ``path``), ``gguf_package`` (a GGUF file inside a package), ``scratch`` (random weights from
-    ``dimensions``, keys of the family's Hugging Face configuration).
+    ``dimensions``, keys of the family's Hugging Face configuration). A ``hub`` model of images may name its sizes
+    there too, so that composing needs no network.
     """
 
     name: str
     source: Literal["hub", "package", "gguf_package", "scratch"]
-    family: Literal["auto", "bert", "roberta", "ernie", "gpt2", "opt", "llama", "charlm"] = "auto"
+    family: Literal["auto", "bert", "roberta", "ernie", "gpt2", "opt", "llama", "charlm", "vit"] = "auto"
     path: str | None = None
     revision: str | None = None
     dimensions: dict[str, Any] = Field(default_factory=dict)
@@ -84,6 +85,49 @@ class ModelConfig:
     """Outlier channels to plant right after loading, before training."""
     pretrain: PretrainConfig | None = None
     """A model from scratch only: train it first, so that the run starts from trained weights and their tokenizer."""
+    patch_layer_norm: bool = False
+    """Image models from scratch: a LayerNorm behind the patch embedding (arXiv 2306.12929, table 7)."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class PixelConfig:
+    """Images: their columns, their size, and how their pixels are normalised for a model from scratch.
+
+    ``mean`` and ``std`` are of pixels between 0 and 1, a number for each channel: one (grey) or three (RGB).
+    """
+
+    size: Positive
+    """Pixels a side for a model from scratch whose ``model.dimensions`` name no ``image_size``."""
+    mean: Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
+    std: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Field(min_length=1, max_length=3)]
+    crop: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Evaluation: the middle of an image that is cut out, as a share of its shorter side."""
+    image_column: str = "image"
+    label_column: str = "label"
+
+
+@dataclass(frozen=True, config=STRICT)
+class AugmentConfig:
+    """What is done to training images, a function of (seed, epoch, image). Zero, false and null leave a thing out."""
+
+    shift: Annotated[int, Field(ge=0)] = 0
+    """Moved by up to so many pixels in either direction; the border is black."""
+    min_area: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """A random part of at least this share of the area and of aspect 3:4 to 4:3, resized."""
+    flip: bool = False
+    """Half of them mirrored, left to right."""
+    color_jitter: Fraction = 0.0
+    """Brightness, contrast and saturation each times up to 1 ± this."""
+    operations: Annotated[int, Field(ge=0)] = 0
+    """RandAugment (arXiv 1909.13719): so many operations an image, drawn from fourteen."""
+    magnitude: Annotated[float, Field(ge=0.0, le=10.0)] = 9.0
+    """RandAugment: their strength, of 10."""
+    mixup: NonNegative = 0.0
+    """alpha of Beta(alpha, alpha): an image is a weighted mean of two, and so is its label (arXiv 1710.09412)."""
+    cutmix: NonNegative = 0.0
+    """alpha of Beta(alpha, alpha): a rectangle of an image is another's (1905.04899). With both, either."""
+    label_smoothing: Fraction = 0.0
+    """This share of every label is spread over all classes."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -93,11 +137,12 @@ class TaskConfig:
     ``kind``: ``text`` (running text; causal or masked language modelling), ``characters`` (running text, of which every
     next character is predicted), ``glue``, ``pydocs_text`` and ``pydocs_labels`` (made from the Python standard
     library's documentation).
+    ``images`` are classified, and so are the ``digits`` that scikit-learn ships.
     ``path`` and ``subset`` are the hub's names; with ``data_dir`` the same splits are read as parquet below it.
     """
 
     name: str
-    kind: Literal["text", "characters", "glue", "pydocs_text", "pydocs_labels"]
+    kind: Literal["text", "characters", "glue", "pydocs_text", "pydocs_labels", "images", "digits"]
     path: str | None = None
     subset: str | None = None
     folder: str | None = None
@@ -106,9 +151,11 @@ class TaskConfig:
     joined_by: str | None = None
     """Running text by tokens only: join the rows with this and tokenise them as one text (published WikiText
     perplexities use a blank line). Null tokenises every row with its special tokens."""
-    objective: Literal["auto", "causal_lm", "masked_lm", "classification", "regression"] = "auto"
+    objective: Literal["auto", "causal_lm", "masked_lm", "classification", "regression", "image_classification"] = (
+        "auto"
+    )
     max_length: Annotated[int, Field(ge=4)] = 128
-    """Tokens of one example or window."""
+    """Tokens of one example or window; of images settled: their patches and the class token."""
     overlap: Annotated[int, Field(ge=0)] = 0
     """Characters only: how many of a window's first ones belong to the window before too, and are not scored again."""
     mask_probability: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
@@ -121,6 +168,10 @@ class TaskConfig:
     """Raised whenever the same configuration would give other figures."""
     ood: tuple[str, ...] = ()
     """Running text only: tasks or folders of text of other distributions, evaluated too with ``eval.ood``."""
+    pixels: PixelConfig | None = None
+    """Images only."""
+    augment: AugmentConfig | None = None
+    """Images only: what is done to them in training."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -186,6 +237,8 @@ class TrainConfig:
     """Apply weight decay to LayerNorm gains too (the paper's OPT runs do)."""
     schedule: str = "linear"
     """Any ``lr_scheduler_type`` of ``TrainingArguments``."""
+    schedule_options: dict[str, float] = Field(default_factory=dict)
+    """Further settings of the schedule, its ``lr_scheduler_kwargs``: ``min_lr`` of ``cosine_with_min_lr``."""
     warmup_steps: NonNegative = 0
     """Steps, or below 1 a fraction of ``max_steps``."""
     max_grad_norm: NonNegative = 1.0
@@ -278,6 +331,9 @@ class ExperimentConfig:
     """What ``model.pretrain`` names, settled while composing."""
 
 
+IMAGE_KINDS = ("images", "digits")
+"""Kinds of tasks whose examples are images."""
+
 VOLATILE_KEYS = ("tracking", "kernels", "results_dir", "table", "data_dir", "threads", "device")
 """Top-level keys that cannot change a figure by intent and so are no part of the cell id."""
 
@@ -288,11 +344,17 @@ SETTLED_KEYS = ("ood", "pretraining")
 """Top-level keys that follow from others and that nobody sets."""
 
 LATER_SUBKEYS: dict[str, dict[str, Any]] = {
-    "model": {"plant_outliers": None, "pretrain": None},
-    "task": {"ood": (), "overlap": 0},
+    "model": {"plant_outliers": None, "pretrain": None, "patch_layer_norm": False},
+    "task": {"ood": (), "overlap": 0, "pixels": None, "augment": None},
     "eval": {"integer": False, "ood": False},
     "quant": {"weight_step_ratio": 1.0},
-    "train": {"precision": "fp32", "fp8_formats": "paper", "rounding": None, "loss_scale": None},
+    "train": {
+        "precision": "fp32",
+        "fp8_formats": "paper",
+        "rounding": None,
+        "loss_scale": None,
+        "schedule_options": {},
+    },
 }
 """Keys that came after the first records, each with the value that holds for those: at it, no part of the cell id."""
 

@@ -7,7 +7,8 @@ figure beside it, and the paper's claims as predicates over the rows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -18,22 +19,31 @@ from qexp.conf.schema import STRICT, NonNegative
 
 AVERAGE = "average"
 """Name of the column of means."""
-ANALYSIS = "analysis."
-"""Beginning of a figure that a method measured of itself: a dotted path into the record's ``analysis``."""
-FigureName = Annotated[
-    str, Field(pattern=r"^(float|fp16|bf16|fp8|(method|w\d{1,2}a\d{1,2})(\.integer)?|analysis(\.[A-Za-z0-9_-]+)+)$")
-]
+_SETTING = r"float|fp16|bf16|fp8|(method|w\d{1,2}a\d{1,2})(\.integer)?"
+_NUMBER = r"outliers\.(max_inf_norm|avg_kurtosis)|(analysis|training)(\.[A-Za-z0-9_-]+)+"
+FigureName = Annotated[str, Field(pattern=f"^({_SETTING}|{_NUMBER})$")]
+"""A setting, whose metric is shown, or a number of the record by its path: of its outlier ``summary``, its
+``analysis``, its ``training``."""
+ByScale = dict[Annotated[str, Field(pattern=f"^({'|'.join(SCALES)})$")], tuple[str, ...]]
+"""Overrides that come on top at a scale, as the ``scales:`` of a group's choice: a group that is chosen anew there
+loses the values that it was given. What has none is the same at every scale."""
+
+
+def is_number(figure: str) -> bool:
+    """Whether a figure is a number of the record, not the metric of a setting."""
+    return figure.startswith(("analysis.", "outliers.", "training."))
 
 
 @dataclass(frozen=True, config=STRICT)
 class RowConfig:
     """One way of running the experiment; in YAML also the bare list of its overrides.
 
-    ``figure``: the setting whose figure the row shows: ``float``, ``w8a8``, ``analysis.<path>``, or ``method``, the
-    network as the method itself executes it (in integers where the record has that, else simulated).
+    ``figure``: what the row shows: the setting ``float``, ``w8a8``, or ``method``, the network as the method itself
+    executes it (in integers where the record has that, else simulated); or a number, ``analysis.<path>``.
     """
 
     overrides: tuple[str, ...] = ()
+    scales: ByScale = field(default_factory=dict)
     label: str = ""
     """What is printed; the overrides when empty."""
     name: str = ""
@@ -55,6 +65,7 @@ class ColumnConfig:
 
     label: str
     overrides: tuple[str, ...] = ()
+    scales: ByScale = field(default_factory=dict)
     name: str = ""
     """What claims and published figures call the column; the label when empty."""
     metric: str | None = None
@@ -62,7 +73,7 @@ class ColumnConfig:
     figure: FigureName | None = None
     """Instead of the rows' own."""
     higher_is_better: bool | None = None
-    """Direction of an analysis number; null where neither is better. A metric brings its own."""
+    """Direction of a number; null where neither is better. A metric brings its own."""
 
     @property
     def key(self) -> str:
@@ -90,16 +101,41 @@ class PublishedFigure:
 
 @dataclass(frozen=True, config=STRICT)
 class PublishedConfig:
-    """The paper's figures by row and column; null, and the reason, where none could be had."""
+    """The paper's figures by row and column; null, and the reason, where none could be had.
+
+    In YAML a figure is also ``4.49`` or ``4.49 ± 0.01``, with the ``source`` that stands here.
+    """
 
     cells: dict[str, dict[str, PublishedFigure]] | None
+    source: str = ""
+    """Of the figures that name none of their own."""
     reason: str = ""
+    """Why there is none in the cells that ``cells`` leaves out."""
 
     @model_validator(mode="after")
     def _told(self) -> PublishedConfig:
         if self.cells is None and not self.reason:
             raise ValueError("a null needs a reason")
         return self
+
+
+def _published(value: Any) -> Any:
+    """Short figures in full, each with its source."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("cells"), Mapping):
+        return value
+    source = {"source": value["source"]} if value.get("source") else {}
+    cells = {
+        row: {column: source | _figure(figure) for column, figure in by_column.items()}
+        for row, by_column in value["cells"].items()
+    }
+    return {**value, "cells": cells}
+
+
+def _figure(value: Any) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    mean, _, spread = (part.strip() for part in str(value).partition("±"))
+    return {"value": mean} | ({"spread": spread} if spread else {})
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -134,6 +170,17 @@ class ClaimConfig:
         return SCALES.index(scale) >= SCALES.index(self.min_scale)
 
 
+@dataclass(frozen=True, config=STRICT)
+class CurvesConfig:
+    """Columns as the points of a curve, to be drawn with one line a row."""
+
+    label: str
+    """What the horizontal axis is."""
+    points: dict[str, float]
+    """Where each column lies on it."""
+    logarithmic: bool = False
+
+
 def _row(value: Any) -> Any:
     return {"overrides": value} if isinstance(value, (list, tuple)) else value
 
@@ -142,6 +189,7 @@ def _row(value: Any) -> Any:
 class TableConfig:
     """A table: every row, in every column, at every seed, with the overrides that all of them share.
 
+    Overrides say what the paper ran, or where we ask further, what we do; ``scales`` says what stands in at a scale.
     Without ``columns`` it is a list of experiments and shows what their records hold.
     ``note`` says what the table can and cannot show; it is printed under it.
     """
@@ -150,13 +198,16 @@ class TableConfig:
     rows: tuple[Annotated[RowConfig, BeforeValidator(_row)], ...]
     columns: tuple[ColumnConfig, ...] = ()
     common: tuple[str, ...] = ()
+    scales: ByScale = field(default_factory=dict)
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = (1000,)
     heading: str = "method"
     """What stands above the rows' labels."""
     average: bool = False
     """A last column with the mean over the columns that show a metric, as papers' GLUE tables have."""
-    published: PublishedConfig | None = None
+    published: Annotated[PublishedConfig | None, BeforeValidator(_published)] = None
     claims: tuple[ClaimConfig, ...] = ()
+    curves: tuple[CurvesConfig, ...] = ()
+    """Panels of the table's picture."""
     paper: str | None = None
     """arXiv id of the paper whose claim the table looks at."""
     note: str = ""
@@ -179,14 +230,17 @@ class TableConfig:
         self._check_published()
         for claim in self.claims:
             self._check_claim(claim)
+        for curves in self.curves:
+            for column in curves.points:
+                _known(f"curves {curves.label!r}", "column", column, [one.key for one in self.columns])
         return self
 
     def figure(self, row: RowConfig, column: ColumnConfig) -> str:
         return column.figure or row.figure
 
     def shows_metric(self, column: ColumnConfig) -> bool:
-        """Whether the column shows a metric of the task, and no analysis number."""
-        return not any(self.figure(row, column).startswith(ANALYSIS) for row in self.rows)
+        """Whether the column shows a metric of the task, and no other number of the records."""
+        return not any(is_number(self.figure(row, column)) for row in self.rows)
 
     def columns_of(self, claim: ClaimConfig) -> tuple[str, ...]:
         return claim.columns or tuple(column.key for column in self.columns if self.shows_metric(column))
@@ -195,17 +249,17 @@ class TableConfig:
         return [*(column.key for column in self.columns), *([AVERAGE] if self.average else [])]
 
     def _check_list(self) -> None:
-        plain = all(row == RowConfig(row.overrides) for row in self.rows)
-        if not plain or self.average or self.published or self.claims or self.heading != "method":
-            raise ValueError("labels, figures, average, published and claims need columns")
+        plain = all(row == RowConfig(row.overrides, row.scales) for row in self.rows)
+        if not plain or self.average or self.published or self.claims or self.curves or self.heading != "method":
+            raise ValueError("labels, figures, average, published, claims and curves need columns")
 
     def _check_figures(self) -> None:
         for column in self.columns:
-            kinds = {self.figure(row, column).startswith(ANALYSIS) for row in self.rows}
+            kinds = {is_number(self.figure(row, column)) for row in self.rows}
             if len(kinds) > 1:
-                raise ValueError(f"column {column.key!r} would mix metrics and analysis numbers; give it a figure")
+                raise ValueError(f"column {column.key!r} would mix metrics and other numbers; give it a figure")
             if column.metric is not None and True in kinds:
-                raise ValueError(f"column {column.key!r} shows an analysis number, which has no metric")
+                raise ValueError(f"column {column.key!r} shows a number of the record, which has no metric")
             if column.higher_is_better is not None and False in kinds:
                 raise ValueError(f"column {column.key!r}: a metric brings its own direction; drop higher_is_better")
 
@@ -226,7 +280,7 @@ class TableConfig:
             _known(where, "column", name, list(by_key))
         chosen = [by_key[name] for name in self.columns_of(claim)]
         if len({self.shows_metric(column) for column in chosen}) != 1:
-            raise ValueError(f"{where} needs columns that all show a metric, or all an analysis number")
+            raise ValueError(f"{where} needs columns that all show a metric, or all another number")
         if any(not self.shows_metric(column) and column.higher_is_better is None for column in chosen):
             raise ValueError(f"{where} needs to know which direction is better: higher_is_better of its columns")
 

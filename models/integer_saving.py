@@ -27,7 +27,7 @@ from qexp.models.integer_layers import BORROWED, weight_values
 from qexp.models.loading import finish, seeded
 from qexp.models.quantization import WEIGHT, attach, quantizer_at, quantizer_name
 from qexp.models.quiet import quiet
-from qexp.models.saving import SETTINGS, Apply, describe, method_names, read_settings
+from qexp.models.saving import SETTINGS, Apply, describe, method_names, own_parts, read_settings
 from qexp.models.sites import AdaptedModel, Site
 from qexp.models.sources import INTEGER_WEIGHTS, Checkpoint, first_line, read_config
 from qexp.models.surgery import parts_of
@@ -51,9 +51,10 @@ def save_integer(
     _check_methods(integer.adapted, settings)
     with new_folder(Path(folder), replace=True) as temporary, quiet():
         save_file(_tensors(integer.module), temporary / INTEGER_WEIGHTS)
+        marks = [*method_names(settings), *own_parts(integer.adapted), integer.bits]
         facts = {"format": FORMAT, "bits": integer.bits, "sha256": _checksum(temporary / INTEGER_WEIGHTS)}
         grids = {KEY: {**facts, "quantizers": _kinds(integer.adapted)}}
-        describe(integer.adapted, temporary, {**settings, **grids}, [*method_names(settings), integer.bits])
+        describe(integer.adapted, temporary, {**settings, **grids}, marks)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
 

@@ -14,10 +14,12 @@ from qexp.conf.errors import UserError
 from qexp.conf.schema import ModelConfig, Objective
 from qexp.models import charlm
 from qexp.models.folders import user_cache_dir
+from qexp.models.images import PixelFormat
 from qexp.models.quiet import quiet
 from qexp.models.scratch import scratch_config, scratch_model
 from qexp.models.sources import (
     CAUSAL_FAMILIES,
+    IMAGE_FAMILIES,
     MASKED_FAMILIES,
     Checkpoint,
     family_of,
@@ -34,14 +36,18 @@ if TYPE_CHECKING:
 
 __all__ = ["family_of", "is_pretrained", "load_model", "load_tokenizer", "network_class", "user_cache_dir"]
 
-PROBLEM_TYPES: Mapping[str, str] = {"classification": "single_label_classification", "regression": "regression"}
+PROBLEM_TYPES: Mapping[str, str] = {
+    "classification": "single_label_classification",
+    "image_classification": "single_label_classification",
+    "regression": "regression",
+}
 
 
 def load_model(
     cfg: ModelConfig,
     objective: Objective,
     num_labels: int | None,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | PixelFormat,
     max_length: int,
     seed: int,
 ) -> PreTrainedModel:
@@ -49,6 +55,7 @@ def load_model(
 
     Random weights (all of a model from scratch, or a head that the checkpoint lacks) are a function of ``seed``; the
     global random state stays as it was. ``num_labels`` counts classes (1 for regression; ignored for language models).
+    ``tokenizer``: of an image network the pixel format, which nothing here needs.
     Raises UserError when family and objective, label counts, vocabulary or ``max_length`` do not fit, or when the
     checkpoint cannot be read.
     """
@@ -61,7 +68,8 @@ def load_model(
         else:
             config = _checkpoint_config(checkpoint, family, objective, num_labels)
         fit_head(config, objective, num_labels, tokenizer)
-        _check_sizes(config, objective, tokenizer, max_length)
+        if objective != "image_classification":
+            _check_sizes(config, objective, tokenizer, max_length)
         network = network_class(objective)
         model = scratch_model(config, network) if checkpoint is None else _read(checkpoint, config, network)
     return finish(model, family)
@@ -72,6 +80,7 @@ def network_class(objective: Objective) -> Any:
     import transformers
 
     names = {"masked_lm": "AutoModelForMaskedLM", "causal_lm": "AutoModelForCausalLM"}
+    names["image_classification"] = "AutoModelForImageClassification"
     return getattr(transformers, names.get(objective, "AutoModelForSequenceClassification"))
 
 
@@ -79,6 +88,9 @@ def check_objective(family: str, objective: Objective) -> None:
     """Raises UserError for an objective that the family has no head for."""
     if family == charlm.CharLMConfig.model_type and objective != "causal_lm":
         raise UserError(f"{family} models predict the next character only, no {objective}: choose task=wikitext2_chars")
+    if (family in IMAGE_FAMILIES) != (objective == "image_classification"):
+        what = "sees images" if family in IMAGE_FAMILIES else "reads text"
+        raise UserError(f"objective {objective} does not fit the {family} family, which {what}")
     other = {"masked_lm": CAUSAL_FAMILIES, "causal_lm": MASKED_FAMILIES}.get(objective, ())
     if family in other:
         right = "causal_lm" if objective == "masked_lm" else "masked_lm"
@@ -95,7 +107,8 @@ def fit_head(config: Any, objective: Objective, num_labels: int | None, tokenize
         raise ValueError(f"objective {objective} needs num_labels")
     config.num_labels = num_labels
     config.problem_type = PROBLEM_TYPES[objective]
-    config.pad_token_id = tokenizer.pad_token_id
+    if objective != "image_classification":
+        config.pad_token_id = tokenizer.pad_token_id
 
 
 def usable_positions(config: Any) -> int:
@@ -153,7 +166,8 @@ def _checkpoint_config(checkpoint: Checkpoint, family: str, objective: Objective
 
 def check_labels(config: Any, objective: Objective, num_labels: int | None) -> None:
     """Raises UserError when a checkpoint already classifies, and into another number of labels than the task has."""
-    classifies = any(str(name).endswith("ForSequenceClassification") for name in config.architectures or ())
+    heads = ("ForSequenceClassification", "ForImageClassification")
+    classifies = any(str(name).endswith(heads) for name in config.architectures or ())
     if objective in PROBLEM_TYPES and classifies and config.num_labels != num_labels:
         raise UserError(
             f"the checkpoint's head has {config.num_labels} labels and the task has {num_labels}: "

@@ -132,10 +132,13 @@ def calibrate(network: nn.Module, quantizers: Mapping[str, Quantizer], batches: 
 
 
 def run_body(network: Any, batch: Batch) -> None:
-    """Forward pass without the head, which has no sites: for calibration and statistics."""
+    """Forward pass for calibration and statistics: without the head, where that has no sites (all but ViT's)."""
     device = next(network.parameters()).device
     inputs = {key: value.to(device) for key, value in batch.items() if key != "labels"}
-    network.base_model(**inputs, use_cache=False)
+    if network.main_input_name == "pixel_values":
+        network(**inputs)
+    else:
+        network.base_model(**inputs, use_cache=False)
 
 
 def weight_granularity(module: nn.Module, site: Site, config: QuantizerConfig) -> tuple[Granularity, int | None]:

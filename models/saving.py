@@ -15,7 +15,7 @@ from qexp.models.folders import new_folder
 from qexp.models.loading import check_labels, check_objective, finish, fit_head, network_class, seeded
 from qexp.models.quiet import quiet
 from qexp.models.sites import AdaptedModel
-from qexp.models.sources import Checkpoint, first_line, read_config
+from qexp.models.sources import PATCH_LAYER_NORM, Checkpoint, first_line, read_config
 from qexp.models.tokenizers import read_tokenizer
 
 SETTINGS = "qexp.json"
@@ -39,7 +39,7 @@ def save_model(adapted: AdaptedModel, tokenizer: Any, folder: Path | str, settin
     with new_folder(Path(folder), replace=True) as temporary, quiet():
         save_weights(adapted.module, str(temporary / WEIGHTS), metadata={"format": "pt"})
         tokenizer.save_pretrained(temporary)
-        describe(adapted, temporary, settings, method_names(settings))
+        describe(adapted, temporary, settings, [*method_names(settings), *own_parts(adapted)])
 
 
 def describe(adapted: AdaptedModel, folder: Path, settings: Mapping[str, Any], marks: list[str]) -> None:
@@ -56,6 +56,12 @@ def describe(adapted: AdaptedModel, folder: Path, settings: Mapping[str, Any], m
 def method_names(settings: Mapping[str, Any]) -> list[str]:
     """The methods of ``settings`` that change a model."""
     return [method["name"] for method in settings["methods"] if method["name"] != BASELINE]
+
+
+def own_parts(adapted: AdaptedModel) -> list[str]:
+    """What a network has that transformers would leave out, beside its methods."""
+    config: Any = adapted.module.config
+    return [PATCH_LAYER_NORM] if getattr(config, PATCH_LAYER_NORM, False) else []
 
 
 def is_saved(folder: Path | str) -> bool:
@@ -93,7 +99,8 @@ def load_saved(
     checkpoint = Checkpoint(str(folder))
     with quiet():
         config = _saved_config(checkpoint, objective, num_labels)
-        fit_head(config, objective, num_labels, read_tokenizer(checkpoint))
+        tokenizer = None if objective == "image_classification" else read_tokenizer(checkpoint)
+        fit_head(config, objective, num_labels, tokenizer)
         with seeded(0):  # every weight is overwritten below
             adapted = adapt(finish(network_class(objective).from_config(config), config.model_type))
             apply(adapted, settings["methods"])

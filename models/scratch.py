@@ -9,7 +9,7 @@ from typing import Any
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import ModelConfig
-from qexp.models.sources import first_line
+from qexp.models.sources import IMAGE_FAMILIES, PATCH_LAYER_NORM, first_line
 
 _BERT_PROJECTIONS = ("attention.self.query", "attention.self.key", "attention.self.value")
 TORCH_INITIALISED: Mapping[str, tuple[str, ...]] = {
@@ -21,7 +21,7 @@ TORCH_INITIALISED: Mapping[str, tuple[str, ...]] = {
 
 
 def scratch_config(cfg: ModelConfig, family: str, tokenizer: Any) -> Any:
-    """The family's Hugging Face configuration with ``cfg.dimensions`` and the tokenizer's vocabulary.
+    """The family's Hugging Face configuration with ``cfg.dimensions`` and, of text, the tokenizer's vocabulary.
 
     Raises UserError for a key that the family does not have, or a value that it does not take.
     """
@@ -29,11 +29,16 @@ def scratch_config(cfg: ModelConfig, family: str, tokenizer: Any) -> Any:
 
     kind = CONFIG_MAPPING[family]
     _check_keys(cfg.dimensions, kind, family)
-    tokens = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    given = {PATCH_LAYER_NORM: cfg.patch_layer_norm} if family in IMAGE_FAMILIES else _vocabulary(tokenizer)
     try:
-        return kind(**{"vocab_size": len(tokenizer), **tokens, **cfg.dimensions})
+        return kind(**{**given, **cfg.dimensions})
     except Exception as error:  # the strict configuration classes raise errors of their own
         raise UserError(f"model.dimensions do not fit {family}: {' '.join(str(error).split())}") from error
+
+
+def _vocabulary(tokenizer: Any) -> dict[str, int]:
+    tokens = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    return {"vocab_size": len(tokenizer), **tokens}
 
 
 def scratch_model(config: Any, network: Any) -> Any:

@@ -18,12 +18,15 @@ from qexp.conf.schema import ModelConfig
 
 MASKED_FAMILIES = ("bert", "roberta", "ernie")
 CAUSAL_FAMILIES = ("gpt2", "opt", "llama", "charlm")
-FAMILIES = MASKED_FAMILIES + CAUSAL_FAMILIES
+IMAGE_FAMILIES = ("vit",)
+FAMILIES = MASKED_FAMILIES + CAUSAL_FAMILIES + IMAGE_FAMILIES
+PATCH_LAYER_NORM = "patch_layer_norm"
+"""Entry of the Hugging Face configuration of image networks with a LayerNorm behind their patch embedding."""
 INTEGER_WEIGHTS = "integer.safetensors"
 """The weights of an exported integer model; not ``model.safetensors``, whose loaders would take codes for weights."""
 WITHOUT_NETWORK = (
-    "models that need none: minilm, smollm2 (from their packages), tiny_bert, tiny_gpt2, tiny_opt, tiny_llama; "
-    "or a local folder: model=/path/to/folder"
+    "models that need none: minilm, smollm2 (from their packages), tiny_bert, tiny_gpt2, tiny_opt, tiny_llama, "
+    "tiny_vit; or a local folder: model=/path/to/folder"
 )
 
 
@@ -106,9 +109,14 @@ def find_in_package(path: str) -> Path | None:
 
 def read_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """The checkpoint's ``config.json``. Raises UserError when it cannot be read."""
-    path = Path(checkpoint.location, "config.json")
+    return read_json(checkpoint, "config.json")
+
+
+def read_json(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    """One of the checkpoint's JSON files. Raises UserError when it cannot be read."""
+    path = Path(checkpoint.location, name)
     if not checkpoint.is_local:
-        path = _fetch_config(checkpoint)
+        path = _fetch(checkpoint, name)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -178,11 +186,11 @@ def _instead_of_package(cfg: ModelConfig) -> Checkpoint:
     return checkpoint_at(package.hub_id)
 
 
-def _fetch_config(checkpoint: Checkpoint) -> Path:
+def _fetch(checkpoint: Checkpoint, name: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(hf_hub_download(checkpoint.location, "config.json", **checkpoint.options))
+        return Path(hf_hub_download(checkpoint.location, name, **checkpoint.options))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise unavailable("model", checkpoint.location, error) from error

@@ -86,12 +86,12 @@ def _watch(
 
 
 def _tokens_first(site: Site, x: Tensor) -> Tensor:
-    """[B, T, d] as it is, [B, H, T, d] as [B, T, H * d], and pairs of tokens [B, H, T, T] as [B, T, T, H].
+    """[B, T, d] as it is, logits [B, C] as one, [B, H, T, d] as [B, T, H * d], pairs [B, H, T, T] as [B, T, T, H].
 
     The last axis, whose outlier dimensions are reported, is so never as long as the sequence.
     """
-    if x.ndim == 3:
-        return x
+    if x.ndim <= 3:
+        return x if x.ndim == 3 else x.unsqueeze(1)
     return x.permute(0, 2, 3, 1) if site.row_ndim == _TOKEN_PAIRS else x.transpose(1, 2).flatten(2)
 
 

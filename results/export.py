@@ -120,6 +120,7 @@ def to_html(table: Table) -> str:
 def write_reference(table: Table, folder: Path) -> list[Path]:
     """Write ``table.md``, ``table.csv`` and ``records/<cell id>.json`` below ``folder``, to be committed together.
 
+    A table with curves and a figure for them is also drawn, as ``curves.png``.
     The records lose what holds for one machine only: its folders, and the names of files that lay beside them.
     ``qexp table`` with ``results_dir=folder`` makes the same table again.
     """
@@ -135,4 +136,9 @@ def write_reference(table: Table, folder: Path) -> list[Path]:
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from error
         paths.append(path)
+    if table.has_curves:
+        from qexp.results.curves import draw_curves
+
+        draw_curves(table, folder / "curves.png")
+        paths.append(folder / "curves.png")
     return paths

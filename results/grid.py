@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qexp.conf.errors import UserError
-from qexp.conf.tables import ANALYSIS, AVERAGE, ColumnConfig, PublishedFigure, RowConfig, TableConfig
+from qexp.conf.tables import AVERAGE, ColumnConfig, PublishedFigure, RowConfig, TableConfig, is_number
 from qexp.results.claims import Measured, judge
 from qexp.results.columns import Column, Figure, figures, shown_setting
 from qexp.results.grid_notes import notes
 from qexp.results.schema import Record
 from qexp.results.select import labelled, text
-from qexp.results.table import Cell, Table, beside, best, cell_of
+from qexp.results.table import Cell, Curves, Table, beside, best, cell_of
 
 Found = Mapping[tuple[int, int, int], Record | None]
 """The record of every seed, column and row (by their places in the specification); None where there is none yet."""
@@ -67,7 +67,18 @@ def build(spec: TableConfig, found: Found, *, scale: str, command: str) -> Table
         notes=notes(spec, body, found, verdicts, command),
         records=tuple({one.cell_id: one for one in found.values() if one is not None}.values()),
         verdicts=verdicts,
+        curves=_curves(spec, read),
     )
+
+
+def _curves(spec: TableConfig, read: Sequence[Sequence[Reading]]) -> tuple[Curves, ...]:
+    places = {column.key: x for x, column in enumerate(spec.columns)}
+    panels = []
+    for one in spec.curves:
+        points = tuple(sorted((where, places[name]) for name, where in one.points.items()))
+        metrics = dict.fromkeys(told.metric for row in read for _, x in points for told in row[x].columns)
+        panels.append(Curves(one.label, " / ".join(metrics), points, one.logarithmic))
+    return tuple(panels)
 
 
 def _of(found: Found, x: int, y: int) -> dict[int, Record]:
@@ -97,14 +108,22 @@ def _read(
 
 def read_figure(record: Record, name: str, column: ColumnConfig) -> tuple[Column, Figure] | None:
     """The figure ``name`` of ``record``: ``method`` is what was executed, where the record has that."""
-    if name.startswith(ANALYSIS):
-        path = name.removeprefix(ANALYSIS)
-        value = _walk(record.analysis, path)
-        measured = Column(path, "analysis", bool(column.higher_is_better), path)
-        return None if value is None else (measured, Figure(value, f"{path} of the record's analysis"))
+    if is_number(name):
+        return _number(record, name, bool(column.higher_is_better))
     setting = shown_setting(record, name)
     found = figures(record, column.metric)
     return next(((one, figure) for one, figure in found.items() if one.setting == setting), None)
+
+
+def _number(record: Record, name: str, higher_is_better: bool) -> tuple[Column, Figure] | None:
+    """The number that ``name`` leads to: of the outlier summary, or of the record's ``analysis`` or ``training``."""
+    part, _, path = name.partition(".")
+    if part == "outliers":
+        found = figures(record, None)
+        return next(((c, figure) for c, figure in found.items() if (c.setting, c.metric) == (part, path)), None)
+    value = _walk({"analysis": record.analysis, "training": record.training}[part], path)
+    measured = Column(path, part, higher_is_better, path)
+    return None if value is None else (measured, Figure(value, f"{path} of the record's {part}"))
 
 
 def _walk(tree: Any, path: str) -> float | None:

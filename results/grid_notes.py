@@ -84,6 +84,7 @@ def _published(spec: TableConfig) -> list[str]:
     return [
         *([f"The paper's figures: {'; '.join(sources)}."] if sources else []),
         *(f"No figure of the paper for {', '.join(where)}: {reason}" for reason, where in absent.items()),
+        *([f"No figure of the paper for the other cells: {spec.published.reason}"] if spec.published.reason else []),
     ]
 
 

@@ -53,6 +53,17 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Curves:
+    """One panel of a table's picture: columns as points, a line a row."""
+
+    label: str
+    metric: str
+    points: tuple[tuple[float, int], ...]
+    """Where on the horizontal axis, and the place of the column; from left to right."""
+    logarithmic: bool = False
+
+
+@dataclass(frozen=True)
 class Table:
     """Ready to print: caption, ``headings`` over ``cells``, and the notes that belong under them."""
 
@@ -66,11 +77,18 @@ class Table:
     records: tuple[Record, ...]
     verdicts: tuple[Verdict, ...] = ()
     """On the claims of a specification; the notes tell them too."""
+    curves: tuple[Curves, ...] = ()
 
     @property
     def labels(self) -> int:
         """How many cells of a row, from the left, are no figures."""
         return len(self.row_keys) + 1
+
+    @property
+    def has_curves(self) -> bool:
+        """Whether there is a figure to draw."""
+        places = [self.labels + place for curves in self.curves for _, place in curves.points]
+        return any(row[place].summary for row in self.cells for place in places)
 
 
 def build(

@@ -22,12 +22,21 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from qexp.conf.catalog import SCALES
 from qexp.conf.errors import UserError
-from qexp.conf.schema import ExperimentConfig, MethodChoice, Objective, QuantConfig, TaskConfig, TrainConfig
+from qexp.conf.schema import (
+    IMAGE_KINDS,
+    ExperimentConfig,
+    MethodChoice,
+    Objective,
+    QuantConfig,
+    TaskConfig,
+    TrainConfig,
+)
 from qexp.methods.registry import quantizes_training
 from qexp.models.sources import MASKED_FAMILIES, family_of, is_pretrained
 from qexp.results.select import flatten
 from qexp.runner.characters import settle_characters
 from qexp.runner.checking import check, check_key
+from qexp.runner.images import settle_images
 from qexp.runner.ood import settle_ood
 from qexp.runner.overrides import Request, Value, choose, known, parse
 from qexp.runner.precision_choice import settle_precision
@@ -52,7 +61,7 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
         tree.train = _compose("train/" + groups.get("train", _recipe(config)), []).train
         config = _settle(tree, request, implied)
     asked = [value.key for value in request.values]
-    config = settle_precision(settle_characters(config, asked), asked)
+    config = settle_precision(settle_images(settle_characters(config, asked), asked), asked)
     config = settle_pretraining(config, lambda name: _further_task(name, config), lambda name: _recipe_of(name, config))
     return settle_ood(config, asked, lambda name: _further_task(name, config))
 
@@ -204,6 +213,12 @@ def _expanded(path: Any) -> Any:
 def resolve_objective(config: ExperimentConfig) -> Objective:
     """What is trained and measured: where ``auto``, by the task's kind, and for running text by the model's family."""
     task, model = config.task, config.model
+    if task.kind in IMAGE_KINDS:
+        if task.objective not in ("auto", "image_classification"):
+            raise UserError(f"task.objective={task.objective}: task={task.name} classifies images")
+        return "image_classification"
+    if task.objective == "image_classification":
+        raise UserError(f"task.objective=image_classification: task={task.name} has no images")
     if task.kind in ("glue", "pydocs_labels"):
         natural: Objective = "regression" if task.subset == "stsb" else "classification"
         return natural if task.objective == "auto" else task.objective
@@ -218,7 +233,9 @@ def resolve_objective(config: ExperimentConfig) -> Objective:
 def _recipe(config: ExperimentConfig) -> str:
     """The training recipe for a user who named none."""
     objective = config.task.objective
-    if objective in ("classification", "regression"):
+    if objective == "image_classification" and not is_pretrained(config.model):
+        return "train_images"
+    if objective in ("classification", "regression", "image_classification"):
         return "finetune"
     if config.task.kind == "characters":
         return "pretrain_chars"

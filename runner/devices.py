@@ -47,6 +47,22 @@ def prepare_process(seed: int, threads: int | None) -> None:
     set_seed(seed)
 
 
+def random_state() -> list[torch.Tensor]:
+    """What :func:`set_random_state` puts back: the state of torch's generators on the CPU and every CUDA device."""
+    import torch
+
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())]
+
+
+def set_random_state(state: list[torch.Tensor]) -> None:
+    """Inverse of :func:`random_state`."""
+    import torch
+
+    torch.set_rng_state(state[0])
+    if state[1:]:
+        torch.cuda.set_rng_state_all(state[1:])
+
+
 def require_backend(name: str, device: torch.device, say: Callable[[str], None]) -> None:
     """Settle the back end ``kernels.int8=name`` before anything is trained; native kernels are built now if need be.
 

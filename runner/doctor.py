@@ -107,7 +107,8 @@ def _data(data_dir: str | None) -> Iterator[Check]:
         return
     for name, folder in task_folders():
         path = Path(data_dir) / folder
-        if splits := sorted({file.name.split("-")[0].split(".")[0] for file in path.glob("*.*") if file.is_file()}):
+        found = [item.name for item in path.glob("*") if item.is_dir() or item.suffix]
+        if splits := sorted({name.split("-")[0].split(".")[0] for name in found}):
             yield Check(f"task {name}", "ok", f"{folder}: {', '.join(splits)}")
         else:
             mend = f"put parquet files in {path}"

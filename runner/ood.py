@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 
 from qexp.conf.errors import UserError
-from qexp.conf.schema import ExperimentConfig, TaskConfig
+from qexp.conf.schema import IMAGE_KINDS, ExperimentConfig, TaskConfig
 
 RUNNING_TEXT = ("text", "pydocs_text")
 
@@ -53,6 +53,8 @@ def _why_without(task: TaskConfig) -> str:
 
 def without_running_text(task: TaskConfig) -> str:
     """What a task of another kind is, in words that follow its name."""
+    if task.kind in IMAGE_KINDS:
+        return "is of images"
     return "is of characters" if task.kind == "characters" else "has labels"
 
 

@@ -12,8 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import ExperimentConfig
-from qexp.conf.tables import TableConfig
+from qexp.conf.tables import ColumnConfig, RowConfig, TableConfig
 from qexp.runner.compose import compose
+from qexp.runner.overrides import parse, replace
 from qexp.runner.provenance import cell_id
 
 
@@ -65,15 +66,24 @@ def cells(
     Raises ``UserError`` that names the cell for one that does not compose.
     """
     spec = load_table(name)
-    columns = [column.overrides for column in spec.columns] or [()]
+    scale = parse(overrides).groups.get("scale", "small")
     last = (f"table={folder_of(name)}", *overrides)
+    composed: dict[tuple[str, ...], ExperimentConfig] = {}
     found = {}
     for seed in seeds or spec.seeds:
-        for x, column in enumerate(columns):
+        for x, column in enumerate(spec.columns or (ColumnConfig(""),)):
             for y, row in enumerate(spec.rows):
-                config = _cell(name, row.title, [*spec.common, *row.overrides, *column, f"seed={seed}", *last])
-                found[config.seed, x, y] = config
+                given = (*overrides_at(scale, spec, row, column), f"seed={seed}", *last)
+                if given not in composed:
+                    composed[given] = _cell(name, row.title, given)
+                found[composed[given].seed, x, y] = composed[given]
     return found
+
+
+def overrides_at(scale: str, spec: TableConfig, row: RowConfig, column: ColumnConfig) -> list[str]:
+    """What is overridden in a cell: of the table, the row and the column, each with its ``scales`` on top."""
+    parts = ((spec.common, spec.scales), (row.overrides, row.scales), (column.overrides, column.scales))
+    return [text for own, scales in parts for text in replace(own, scales.get(scale, ()))]
 
 
 def _cell(name: str, row: str, overrides: Sequence[str]) -> ExperimentConfig:

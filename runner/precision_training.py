@@ -16,8 +16,8 @@ from transformers import Trainer
 from qexp.conf.schema import TrainConfig
 from qexp.kernels.unit_scaling.scale import scaled
 from qexp.models.certificate import Recorder
-from qexp.models.not_finite import first_not_finite
 from qexp.models.precision import Precision
+from qexp.runner.devices import random_state
 from qexp.runner.loss_scale import LossScale
 from qexp.runner.training import Diverged, MethodTrainer
 
@@ -44,16 +44,13 @@ class PrecisionTrainer(MethodTrainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         self.precision.tally.restart((self.state.global_step + 1) % self.args.logging_steps == 0)
-        before, plain = _random_state(), partial(Trainer.training_step, self, model, inputs, num_items_in_batch)
+        before, plain = random_state(), partial(Trainer.training_step, self, model, inputs, num_items_in_batch)
         recorder = Recorder() if self.precision.executes and "certificate" not in self.told else None
         with ExitStack() as stack:
             stack.enter_context(self.precision.running())
             if recorder is not None:
                 stack.enter_context(recorder)
-            try:
-                loss = super().training_step(model, inputs, num_items_in_batch)
-            except Diverged as error:
-                raise self._named(error.what, before, plain) from None
+            loss = super().training_step(model, inputs, num_items_in_batch)
         if "certificate" not in self.told:
             self.told["certificate"] = self.precision.certificate(recorder or Recorder())
         self._finish_gradients(before, plain)
@@ -65,7 +62,7 @@ class PrecisionTrainer(MethodTrainer):
         largest = torch.nn.utils.get_total_norm(gradients, norm_type=float("inf"))
         if not torch.isfinite(largest):
             if not self.loss_scale.can_fall:
-                raise self._named(f"a gradient became {largest.item()}", before, again)
+                raise self.named(f"a gradient became {largest.item()}", before, again)
             self.overflowed = True
         if not self.accelerator.sync_gradients:
             return
@@ -77,12 +74,9 @@ class PrecisionTrainer(MethodTrainer):
             self.loss_scale.rise()
         self.overflowed = False
 
-    def _named(self, what: str, before: list[Tensor], again: Callable[[], object]) -> Diverged:
-        """The end of a run whose last pass, done again with the same random numbers, says where it went wrong."""
-        _set_random_state(before)
+    def named(self, what: str, before: list[Tensor], again: Callable[[], object]) -> Diverged:
         with self.precision.running():
-            tensor = first_not_finite(self.model, again)
-        return Diverged(self.state.global_step, f"{what}, first in {tensor}" if tensor else what)
+            return super().named(what, before, again)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         fresh, optimizer = self.optimizer is None, super().create_optimizer(model)
@@ -118,13 +112,3 @@ class PrecisionTrainer(MethodTrainer):
         state = json.loads(Path(resume_from_checkpoint, STATE).read_text(encoding="utf-8"))
         self.loss_scale.load(state["loss_scale"])
         self.told = state["told"]
-
-
-def _random_state() -> list[Tensor]:
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())]
-
-
-def _set_random_state(state: list[Tensor]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1:]:
-        torch.cuda.set_rng_state_all(state[1:])

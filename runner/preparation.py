@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qexp.conf.schema import ExperimentConfig
+from qexp.conf.schema import ExperimentConfig, ModelConfig
+from qexp.models.images import load_pixel_format
 from qexp.models.loading import load_tokenizer
 from qexp.runner.devices import prepare_process
 from qexp.runner.pretraining import pretraining_run
 from qexp.runner.provenance import training_id
-from qexp.runner.tasks import build_further, build_task, load_corpus
+from qexp.runner.tasks import Corpus, ImageCorpus, build_further, build_task, load_corpus, load_images
 from qexp.runner.tracking import NullTracker
 from qexp.runner.trained import obtain, origin
 
@@ -35,17 +36,24 @@ def pretrain(cfg: ExperimentConfig, device: torch.device, progress: ProgressRepo
 
 
 def prepare_task(cfg: ExperimentConfig, progress: ProgressReporter) -> tuple[Task, Any]:
-    """The task of ``cfg`` with its tokenised data, and the tokenizer."""
+    """The task of ``cfg`` with its data, and the tokenizer, of images the pixel format."""
     objective, cache = cfg.task.objective, Path(cfg.results_dir) / "cache"
     assert objective != "auto", "composing settles the objective"
     progress.start("preparing data", None)
     try:
-        corpus = load_corpus(cfg.task, cfg.data_dir)
-        tokenizer = load_tokenizer(origin(cfg), corpus.texts(), cfg.data_dir, cache)
+        corpus, processor = load_data(cfg, origin(cfg))
         length = cfg.task.max_length
-        return build_task(cfg.task, corpus, tokenizer, objective, length, cfg.seed, cache), tokenizer
+        return build_task(cfg.task, corpus, processor, objective, length, cfg.seed, cache), processor
     finally:
         progress.finish()
+
+
+def load_data(cfg: ExperimentConfig, model: ModelConfig) -> tuple[Corpus | ImageCorpus, Any]:
+    """What the task is made of, and what makes inputs for ``model`` of it: its tokenizer, or its pixel format."""
+    if cfg.task.pixels is not None:
+        return load_images(cfg.task, cfg.data_dir), load_pixel_format(model, cfg.task.pixels)
+    corpus = load_corpus(cfg.task, cfg.data_dir)
+    return corpus, load_tokenizer(model, corpus.texts(), cfg.data_dir, Path(cfg.results_dir) / "cache")
 
 
 def prepare_ood(cfg: ExperimentConfig, tokenizer: Any, progress: ProgressReporter) -> tuple[Task, ...]:

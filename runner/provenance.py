@@ -30,7 +30,17 @@ from qexp.results.schema import RECORD_VERSION
 from qexp.runner.pretraining import pretraining_run
 
 PACKAGES = (
-    *("accelerate", "bitsandbytes", "datasets", "evaluate", "hydra-core", "numpy", "safetensors", "scikit-learn"),
+    *(
+        "accelerate",
+        "bitsandbytes",
+        "datasets",
+        "evaluate",
+        "hydra-core",
+        "numpy",
+        "pillow",
+        "safetensors",
+        "scikit-learn",
+    ),
     *("scipy", "tokenizers", "torch", "transformers", "wandb"),
 )
 """Distributions whose version is kept with every record."""

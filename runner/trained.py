@@ -16,6 +16,7 @@ from qexp.conf.schema import ExperimentConfig, MethodChoice, ModelConfig
 from qexp.methods import registry
 from qexp.methods.base import BaseMethod, Context, Surgery
 from qexp.models.adapt import adapt
+from qexp.models.images import PixelFormat
 from qexp.models.loading import is_pretrained, load_model
 from qexp.models.planting import plant_outliers
 from qexp.models.saving import load_saved, save_model
@@ -91,7 +92,7 @@ def as_evaluated(model: AdaptedModel, methods: Sequence[BaseMethod], context: Co
 def obtain(
     cfg: ExperimentConfig,
     task: Task,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | PixelFormat,
     device: torch.device,
     progress: ProgressReporter,
     tracker: Tracker,
@@ -126,7 +127,7 @@ def obtain(
 
 
 def prepared_network(
-    cfg: ExperimentConfig, task: Task, tokenizer: PreTrainedTokenizerBase
+    cfg: ExperimentConfig, task: Task, tokenizer: PreTrainedTokenizerBase | PixelFormat
 ) -> tuple[AdaptedModel, tuple[BaseMethod, ...], Surgery]:
     """The network before its first step with the methods in place, all of the methods, and what they changed."""
     methods = create_methods(cfg.method)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,14 @@ from qexp.kernels.fixed_point.mapping import NotFiniteError
 from qexp.methods.base import BaseMethod, ParameterRule
 from qexp.models.capture import capture
 from qexp.models.certificate import Recorder
+from qexp.models.not_finite import first_not_finite
 from qexp.models.precision import make_precision
 from qexp.models.quiet import quiet
 from qexp.models.sites import AdaptedModel
 from qexp.models.surgery import set_dropout
 from qexp.runner import checkpoints
 from qexp.runner.callbacks import StopRequest, Watcher
+from qexp.runner.devices import random_state, set_random_state
 from qexp.runner.optimizer import freeze, keep_embeddings_in_32_bits, parameter_groups
 from qexp.runner.tasks.epochs import TellEpoch
 
@@ -51,6 +54,8 @@ class TrainingResult:
     """Logged figures, each with its ``step``: ``loss``, ``learning_rate``, ``grad_norm``; in a narrow format
     ``underflow`` and ``loss_scale`` too."""
     resumed_from: int | None = None
+    seconds_per_step: float | None = None
+    """Wall seconds of the steps of this process, over their number: checkpoints and logging are in them."""
     certificates: dict[str, Any] = field(default_factory=dict)
     """Method -> what the first step of this process really multiplied, for methods that claim something of it."""
     precision: dict[str, Any] = field(default_factory=dict)
@@ -97,11 +102,14 @@ def train(
     if stop.requested and trainer.state.global_step < cfg.train.max_steps:
         raise KeyboardInterrupt
     curve = [_figures(entry) for entry in trainer.state.log_history if "loss" in entry]
+    begun = int(resume_from.name.rsplit("-", 1)[1]) if resume_from else None
+    steps = trainer.state.global_step - (begun or 0)
     return TrainingResult(
         steps=trainer.state.global_step,
         final_loss=curve[-1]["loss"] if curve else float(output.training_loss),
         curve=curve,
-        resumed_from=int(resume_from.name.rsplit("-", 1)[1]) if resume_from else None,
+        resumed_from=begun,
+        seconds_per_step=float(output.metrics["train_runtime"]) / steps if steps else None,
         certificates=trainer.certificates,
         precision=trainer.facts() if isinstance(trainer, PrecisionTrainer) else {},
     )
@@ -152,19 +160,26 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         shared_out = self.model_accepts_loss_kwargs and num_items_in_batch is not None
         return extra / self.current_gradient_accumulation_steps if shared_out else extra
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         recorder = Recorder() if self.unproven else None
+        before, plain = random_state(), partial(super().training_step, model, inputs, num_items_in_batch)
         try:
             with recorder or nullcontext():
-                loss: Tensor = super().training_step(*args, **kwargs)
+                loss: Tensor = plain()
         except NotFiniteError as error:
             raise Diverged(self.state.global_step, str(error)) from error
         if not torch.isfinite(loss):
-            raise Diverged(self.state.global_step, f"the loss became {loss.item()}")
+            raise self.named(f"the loss became {loss.item()}", before, plain)
         while recorder is not None and self.unproven:
             method = self.unproven.pop()
             self.certificates[method.name] = method.certify_step(self.adapted, recorder)
         return loss
+
+    def named(self, what: str, before: list[Tensor], again: Callable[[], object]) -> Diverged:
+        """The end of a run whose last pass, done again with the same random numbers, says where it went wrong."""
+        set_random_state(before)
+        tensor = first_not_finite(self.model, again)
+        return Diverged(self.state.global_step, f"{what}, first in {tensor}" if tensor else what)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -195,6 +210,7 @@ def _arguments(cfg: ExperimentConfig, folder: Path, device: torch.device) -> Tra
         adam_epsilon=recipe.epsilon,
         weight_decay=recipe.weight_decay,
         lr_scheduler_type=_known_schedule(recipe.schedule),
+        lr_scheduler_kwargs=dict(recipe.schedule_options),
         warmup_steps=_warmup(recipe),
         max_grad_norm=recipe.max_grad_norm,
         logging_steps=recipe.logging_steps,

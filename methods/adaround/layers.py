@@ -54,9 +54,9 @@ class Stream:
 
 
 def _real_tokens(x: Tensor, batch: Batch) -> Tensor:
-    """Rows of x [B, T, d] at which the batch has a token: [N, d]."""
+    """Rows of x [B, T, d], or [B, d] where only one token is read, at which the batch has a token: [N, d]."""
     mask = batch.get("attention_mask")
-    return x.flatten(0, 1) if mask is None else x[mask.to(x.device).bool()]
+    return x.flatten(0, -2) if mask is None else x[mask.to(x.device).bool()]
 
 
 @dataclass(frozen=True)

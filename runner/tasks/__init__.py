@@ -7,32 +7,38 @@ from typing import Any
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import Objective, TaskConfig
-from qexp.runner.tasks.base import Task
+from qexp.runner.tasks.base import Task, TokenTask
 from qexp.runner.tasks.characters import CharacterTask
 from qexp.runner.tasks.classification import LabelledTask
 from qexp.runner.tasks.corpus import Corpus, load_corpus, load_evaluated_text
+from qexp.runner.tasks.image_corpus import ImageCorpus, load_images
 from qexp.runner.tasks.language import LanguageTask
 
-__all__ = ["Corpus", "Task", "build_further", "build_task", "load_corpus"]
+__all__ = ["Corpus", "ImageCorpus", "Task", "build_further", "build_task", "load_corpus", "load_images"]
 
 
 def build_task(
     cfg: TaskConfig,
-    corpus: Corpus,
+    corpus: Corpus | ImageCorpus,
     tokenizer: Any,
     objective: Objective,
     max_length: int,
     seed: int,
     cache_dir: Path,
 ) -> Task:
-    """The task of ``corpus`` for a tokenizer. Text is tokenised when first needed and kept below ``cache_dir``.
+    """The task of ``corpus`` for a tokenizer, or of images for a pixel format in its place.
 
-    Raises ``UserError`` where ``objective`` is none of the corpus's, or the tokenizer lacks a token that it needs.
+    Text is tokenised when first needed and kept below ``cache_dir``. Raises ``UserError`` where ``objective`` is none
+    of the corpus's, or the tokenizer lacks a token that it needs.
     """
+    if isinstance(corpus, ImageCorpus):
+        from qexp.runner.tasks.image_classification import ImageTask
+
+        return ImageTask(cfg, corpus, tokenizer, objective, max_length, seed)
     possible = ("causal_lm", "masked_lm") if corpus.objective_default is None else (corpus.objective_default,)
     if objective not in possible:
         raise UserError(f"task.objective={objective} is not possible with task={cfg.name}; use {' or '.join(possible)}")
-    kind: type[Task] = LanguageTask if corpus.objective_default is None else LabelledTask
+    kind: type[TokenTask] = LanguageTask if corpus.objective_default is None else LabelledTask
     if cfg.kind == "characters":
         kind = CharacterTask
     return kind(cfg, corpus, tokenizer, objective, max_length, seed, cache_dir)

@@ -1,4 +1,4 @@
-"""What language modelling and classification have in common: subsets, batches, and the loop of an evaluation."""
+"""What all tasks have in common: subsets, batches, and the loop of an evaluation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,19 @@ Progress = Callable[[int, int], None]
 """Called with (batches done, batches in all)."""
 
 
+class Source(Protocol):
+    """What a corpus of any kind tells of itself."""
+
+    @property
+    def num_labels(self) -> int | None: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def splits(self) -> Mapping[str, Any]: ...
+
+
 class Task(ABC):
     """A corpus as a network sees it: examples to train on, examples to calibrate with, and an evaluation.
 
@@ -40,17 +53,13 @@ class Task(ABC):
     def __init__(
         self,
         cfg: TaskConfig,
-        corpus: Corpus,
-        tokenizer: Any,
+        source: Source,
         objective: Objective,
         max_length: int,
         seed: int,
-        cache_dir: Path,
     ):
-        self.cfg, self.corpus, self.tokenizer = cfg, corpus, tokenizer
-        self.objective, self.max_length, self.seed, self.cache_dir = objective, max_length, seed, cache_dir
-        self.name, self.num_labels, self.fingerprint = cfg.name, corpus.num_labels, corpus.fingerprint
-        self._encoded: dict[str, Arrays] = {}
+        self.cfg, self.source, self.objective, self.max_length, self.seed = cfg, source, objective, max_length, seed
+        self.name, self.num_labels, self.fingerprint = cfg.name, source.num_labels, source.fingerprint
         self.ood: tuple[Task, ...] = ()
 
     @abstractmethod
@@ -74,6 +83,34 @@ class Task(ABC):
     ) -> dict[str, Metric]:
         """All metrics of ``model``, which gives ``logits``. Raises ``RunError`` where they are not finite numbers."""
 
+    def _indices(self, split: str, available: int) -> NDArray[np.int64]:
+        """Which examples of a split are used: ``train_examples`` after a shuffle, or the first ``eval_examples``."""
+        wanted = self.cfg.train_examples if split == "train" else self.cfg.eval_examples
+        if wanted is None or wanted >= available:
+            return np.arange(available)
+        return shuffled(available, self.seed)[:wanted] if split == "train" else np.arange(wanted)
+
+    def _calibration_split(self) -> str:
+        return "train" if "train" in self.source.splits else "validation"
+
+
+class TokenTask(Task):
+    """A task of text: its examples are made of token ids, which are kept between runs."""
+
+    def __init__(
+        self,
+        cfg: TaskConfig,
+        corpus: Corpus,
+        tokenizer: Any,
+        objective: Objective,
+        max_length: int,
+        seed: int,
+        cache_dir: Path,
+    ):
+        super().__init__(cfg, corpus, objective, max_length, seed)
+        self.corpus, self.tokenizer, self.cache_dir = corpus, tokenizer, cache_dir
+        self._encoded: dict[str, Arrays] = {}
+
     @abstractmethod
     def _encode(self, split: str) -> Arrays:
         """The split as token ids."""
@@ -94,16 +131,6 @@ class Task(ABC):
             }
             self._encoded[split] = cached_arrays(self.cache_dir / "tokens", key, lambda: self._encode(split))
         return self._encoded[split]
-
-    def _indices(self, split: str, available: int) -> NDArray[np.int64]:
-        """Which examples of a split are used: ``train_examples`` after a shuffle, or the first ``eval_examples``."""
-        wanted = self.cfg.train_examples if split == "train" else self.cfg.eval_examples
-        if wanted is None or wanted >= available:
-            return np.arange(available)
-        return shuffled(available, self.seed)[:wanted] if split == "train" else np.arange(wanted)
-
-    def _calibration_split(self) -> str:
-        return "train" if "train" in self.corpus.splits else "validation"
 
 
 def shuffled(n: int, seed: int) -> NDArray[np.int64]:

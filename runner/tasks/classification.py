@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from qexp.conf.errors import UserError
 from qexp.results.schema import Metric
-from qexp.runner.tasks.base import Example, Examples, Progress, Task, require_finite, run, shuffled
+from qexp.runner.tasks.base import Example, Examples, Progress, TokenTask, require_finite, run, shuffled
 from qexp.runner.tasks.cache import Arrays
 from qexp.runner.tasks.corpus import LABEL
 from qexp.runner.tasks.encoding import encode_examples
@@ -72,7 +72,7 @@ class Padding:
         return torch.stack([torch.cat((f, r) if self.left else (r, f)) for f, r in zip(fill, rows, strict=True)])
 
 
-class LabelledTask(Task):
+class LabelledTask(TokenTask):
     """Predict the label of each text (or pair): the largest logit, or for regression the one output."""
 
     def __init__(self, *args: Any):

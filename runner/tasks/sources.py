@@ -68,12 +68,17 @@ def read_folder(folder: Path, columns: Sequence[str], wanted: Iterable[str]) -> 
         raise UserError(f"{folder} holds no .parquet, .jsonl or .txt file")
     by_split: dict[str, list[Path]] = {}
     for path in files:
-        if match := _SPLIT.match(path.stem):
-            name = _OTHER_NAMES.get(match[1], match[1]) + (match[2] or "")
+        if name := split_of(path.stem):
             by_split.setdefault(name, []).append(path)
     if not by_split:
         return _cut(_read_files(files, columns), folder)
     return {name: _read_files(by_split[name], columns) for name in wanted if name in by_split}
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file or folder is named after (``dev`` is ``validation``), or None."""
+    match = _SPLIT.match(name)
+    return _OTHER_NAMES.get(match[1], match[1]) + (match[2] or "") if match else None
 
 
 def _cut(rows: Columns, folder: Path) -> dict[str, Columns]:
@@ -155,6 +160,15 @@ def require_columns(columns: Sequence[str], present: Sequence[str], place: str) 
 
 
 def read_hub(cfg: TaskConfig, columns: Sequence[str], wanted: Iterable[str]) -> dict[str, Columns]:
+    """The columns of a data set of the hub, as lists."""
+    loaded = open_hub(cfg)
+    found = [name for name in wanted if name in loaded]
+    for name in found:
+        require_columns(columns, loaded[name].column_names, f"{cfg.path}, split {name}")
+    return {name: {column: list(loaded[name][column]) for column in columns} for name in found}
+
+
+def open_hub(cfg: TaskConfig) -> Any:
     """The data set from the hub, or from the hub's cache on this machine; without either, fails in seconds."""
     import datasets
 
@@ -162,16 +176,12 @@ def read_hub(cfg: TaskConfig, columns: Sequence[str], wanted: Iterable[str]) -> 
     online = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = online or not _hub_answers(cfg.path)
     try:
-        loaded = datasets.load_dataset(cfg.path, cfg.subset)
+        return datasets.load_dataset(cfg.path, cfg.subset)
     except (OSError, ValueError) as error:
         _log.debug("hub: %s", error)
         raise UserError(_unreachable(cfg)) from error
     finally:
         datasets.config.HF_HUB_OFFLINE = online
-    found = [name for name in wanted if name in loaded]
-    for name in found:
-        require_columns(columns, loaded[name].column_names, f"{cfg.path}, split {name}")
-    return {name: {column: list(loaded[name][column]) for column in columns} for name in found}
 
 
 def _hub_answers(path: str) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from qexp.results.schema import Metric
 from qexp.results.store import Store
-from qexp.runner.plan import cells, load_table, plan, table_names
+from qexp.runner.plan import load_table
 
 NAME = "outlier_int8/bit_width"
 
@@ -45,10 +45,3 @@ def test_it_loads_no_torch(tmp_path: Path) -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-
-
-@pytest.mark.parametrize("name", table_names())
-def test_every_table_composes_and_runs_nothing_twice(name: str) -> None:
-    configs = plan(name, ["scale=smoke"], [1])
-    assert 0 < len(configs) <= len(cells(name, ["scale=smoke"], [1]))
-    assert len(configs) == len({repr(config) for config in configs})

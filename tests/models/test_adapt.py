@@ -72,9 +72,9 @@ def test_attention_is_described(network):
 
 def test_unknown_family_names_the_supported_ones():
     config = AutoConfig.for_model("distilbert", vocab_size=64, dim=16, n_heads=2, n_layers=1, hidden_dim=16)
-    with pytest.raises(UserError, match="distilbert.*bert, charlm, ernie, gpt2, llama, opt, roberta"):
+    with pytest.raises(UserError, match="distilbert.*bert, charlm, ernie, gpt2, llama, opt, roberta, vit"):
         adapt(AutoModel.from_config(config))
-    assert set(model_types()) == {"bert", "charlm", "roberta", "ernie", "gpt2", "opt", "llama"}
+    assert set(model_types()) == {"bert", "charlm", "roberta", "ernie", "gpt2", "opt", "llama", "vit"}
 
 
 def test_cross_attention_is_refused(network):

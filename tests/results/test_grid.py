@@ -134,6 +134,22 @@ def test_lists_of_overrides_are_rows_and_names_are_checked() -> None:
         spec(claims=[{"name": "c", "text": "t", "kind": "less", "row": "flaot", "than": "ours"}])
 
 
+def test_numbers_of_the_outlier_summary_and_of_training(make: Any) -> None:
+    summary = {"max_inf_norm": 20.0, "avg_kurtosis": 80.0, "inf_norm_roles": ["ffn_output"], "definition": "of rows"}
+    columns = [
+        {"label": "norm", "figure": "outliers.max_inf_norm", "higher_is_better": False},
+        {"label": "kurtosis", "figure": "outliers.avg_kurtosis"},
+        {"label": "time", "figure": "training.seconds_per_step"},
+    ]
+    record = replace(make(float=4.5, outliers=summary), training={"seconds_per_step": 0.25})
+    without = make("ours", float=4.5)
+    found = {(1000, x, y): (record, without)[y] for x in range(3) for y in range(2)}
+    table = made(found, columns=columns)
+    assert table.headings == ("method", "seeds", "norm ↓", "kurtosis", "time")
+    assert [cell.text for cell in table.cells[0][2:]] == ["20.00", "80.00", "0.2500"]
+    assert [cell.text for cell in table.cells[1][2:]] == ["not measured"] * 3
+
+
 def test_columns_of_one_run_show_its_own_set_and_a_further_one(make: Any) -> None:
     columns = [{"label": "ID"}, {"label": "OOD", "metric": "perplexity@ptb"}, {"label": "C", "metric": "perplexity@c"}]
     found: dict[tuple[int, int, int], Record | None] = {}

@@ -25,6 +25,10 @@ def needs(group, name):
     }.get((group, name), [])
 
 
+IMAGES = {
+    "model": ("small_vit", "tiny_vit", "vit", "vit_s16"),
+    "task": ("cifar10", "digits", "image_folder", "imagenet"),
+}
 FREE = [group for group in GROUPS if group != "scale"]
 
 
@@ -32,13 +36,25 @@ FREE = [group for group in GROUPS if group != "scale"]
 @pytest.mark.parametrize("turn", range(max(len(choices(group)) for group in FREE)))
 def test_every_choice_composes_at_every_scale(turn, scale):
     """Each turn takes the next choice of every group, so that all of them have had theirs at the end."""
-    chosen = {group: choices(group)[turn % len(choices(group))] for group in FREE}
+    text = {group: [name for name in choices(group) if name not in IMAGES.get(group, ())] for group in FREE}
+    chosen = {group: names[turn % len(names)] for group, names in text.items()}
     overrides = [text for group, name in chosen.items() for text in (f"{group}={name}", *needs(group, name))]
     config = compose([*overrides, f"scale={scale}"])
     assert isinstance(config, ExperimentConfig)
     assert config.scale == scale
     assert chosen.pop("method") == config.method[0].name
     assert chosen == {group: getattr(config, group).name for group in chosen}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("model", IMAGES["model"])
+def test_every_task_of_images_composes_with_every_model_that_sees(model, scale):
+    for task in IMAGES["task"]:
+        config = compose([f"model={model}", f"task={task}", f"scale={scale}"])
+        assert config.task.objective == "image_classification"
+        patches = config.model.dimensions["image_size"] // config.model.dimensions["patch_size"]
+        assert config.task.max_length == patches**2 + 1
+        assert config.train.name == ("finetune" if model == "vit" else "train_images")
 
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g in GROUPS for n in choices(g)])

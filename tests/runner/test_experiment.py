@@ -116,7 +116,7 @@ def test_a_corrupt_trained_network_is_set_aside_and_trained_again(configure: Con
 def test_diverging_loss_ends_in_a_record_that_says_so(configure: Configure) -> None:
     record = run(configure("train.learning_rate=1e25", "train.max_grad_norm=0", "train.max_steps=20"))
     assert record.status == "diverged"
-    assert "loss became" in record.message
+    assert "the loss became nan, first in the " in record.message
     assert record.training["steps"] < 20
 
 

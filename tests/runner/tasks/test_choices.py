@@ -10,15 +10,17 @@ from qexp.runner.tasks.glue import GLUE
 
 TEXTS = {"wikitext2", "wikitext2_raw", "ptb", "books", "encyclopedia", "text_folder", "pydocs"}
 CHARACTERS = "wikitext2_chars"
+IMAGES = {"digits", "cifar10", "imagenet", "image_folder"}
+TEXTUAL = [name for name in choices("task") if name not in IMAGES]
 LENGTHS = {"wikitext2_raw": 512, CHARACTERS: 256}
 
 
 def test_there_is_a_choice_for_every_task() -> None:
-    assert set(choices("task")) == TEXTS | set(GLUE) | {"pydocs_labels", CHARACTERS}
+    assert set(choices("task")) == TEXTS | set(GLUE) | {"pydocs_labels", CHARACTERS} | IMAGES
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", choices("task"))
+@pytest.mark.parametrize("name", TEXTUAL)
 def test_a_task_composes_at_every_scale(name: str, scale: str) -> None:
     task = compose(
         [f"task={name}", f"scale={scale}", f"model={'charlm_conv' if name == CHARACTERS else 'tiny_bert'}"]
