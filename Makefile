@@ -10,7 +10,7 @@ WORKERS ?= auto
 PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format typecheck bench table reproduce-all clean
+.PHONY: help quickstart test lint format typecheck bench table report reproduce-all clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ bench: $(VENV)/.bench ## Measure speed and memory beside peers (12 minutes); wri
 
 table: $(VENV)/.ready ## Table every record below RESULTS
 	$(QEXP) table --results-dir $(RESULTS)
+
+report: $(VENV)/.ready ## Every table, claim and figure as one page, report.html
+	$(QEXP) report --results-dir $(RESULTS)
 
 reproduce-all: $(VENV)/.ready ## Run every table at SCALE (small): goes on where it stopped
 	$(QEXP) reproduce all --scale $(SCALE) results_dir=$(RESULTS) --output $(RESULTS)/tables

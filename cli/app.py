@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from qexp.cli.claims import EPILOG as CLAIMS_EXAMPLES
+from qexp.cli.claims import claims
 from qexp.cli.config import EPILOG as CONFIG_EXAMPLES
 from qexp.cli.config import config
 from qexp.cli.doctor import doctor
@@ -17,6 +19,8 @@ from qexp.cli.export import EPILOG as EXPORT_EXAMPLES
 from qexp.cli.export import export
 from qexp.cli.listing import EPILOG as LIST_EXAMPLES
 from qexp.cli.listing import list_choices
+from qexp.cli.report import EPILOG as REPORT_EXAMPLES
+from qexp.cli.report import report
 from qexp.cli.reproduce import EPILOG as REPRODUCE_EXAMPLES
 from qexp.cli.reproduce import reproduce
 from qexp.cli.run import EPILOG as RUN_EXAMPLES
@@ -67,6 +71,8 @@ app.command("list", epilog=LIST_EXAMPLES)(list_choices)
 app.command("show", epilog=SHOW_EXAMPLES)(show)
 app.command("table", epilog=TABLE_EXAMPLES)(table)
 app.command("reproduce", epilog=REPRODUCE_EXAMPLES)(reproduce)
+app.command("claims", epilog=CLAIMS_EXAMPLES)(claims)
+app.command("report", epilog=REPORT_EXAMPLES)(report)
 app.command("export", epilog=EXPORT_EXAMPLES)(export)
 app.command("doctor")(doctor)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,9 @@ from qexp.conf.errors import UserError
 
 if TYPE_CHECKING:
     from qexp.conf.schema import ExperimentConfig
+    from qexp.conf.tables import TableConfig
+    from qexp.results.grid import Found
+    from qexp.results.library import Library
     from qexp.results.schema import Record
     from qexp.results.table import Table
 
@@ -25,14 +27,19 @@ def spec_table(name: str, cells: Mapping[tuple[int, int, int], ExperimentConfig]
     Raises:
         UserError: if a list of experiments has no record at all, or records do not fit the specification.
     """
-    from qexp.results import grid, table
     from qexp.runner.plan import load_table
     from qexp.runner.provenance import cell_id
 
-    spec = load_table(name)
     found = {place: find(cell_id(config)) for place, config in cells.items()}
+    return made_table(name, load_table(name), found, next(iter(cells.values())).scale, command)
+
+
+def made_table(name: str, spec: TableConfig, found: Found, scale: str, command: str) -> Table:
+    """:func:`spec_table` of records that are found already."""
+    from qexp.results import grid, table
+
     if spec.columns:
-        return grid.build(spec, found, scale=next(iter(cells.values())).scale, command=command)
+        return grid.build(spec, found, scale=scale, command=command)
     records = [record for record in found.values() if record is not None]
     if not records:
         raise UserError(f"table {name} has no record yet; `{command}` makes them")
@@ -43,21 +50,20 @@ def spec_table(name: str, cells: Mapping[tuple[int, int, int], ExperimentConfig]
 
 def stored_table(name: str, results_dir: Path, scale: str, seeds: list[int] | None) -> Table:
     """The table ``name`` without running anything, and how many of its records are the committed ones."""
-    from qexp.results.store import Store
+    from qexp.results.library import Library, committed
     from qexp.runner.plan import cells
 
-    own, committed = Store(results_dir), [Store(folder.parent) for folder in sorted(_reference().glob("*/records"))]
-    used: set[str] = set()
+    library = Library(results_dir, committed())
+    places = cells(name, [f"scale={scale}"], seeds)
+    return with_origin(
+        spec_table(name, places, library.find, make_command(name, scale, seeds)), library, str(results_dir)
+    )
 
-    def find(cell: str) -> Record | None:
-        record = own.load(cell)
-        if record is None:
-            record = next((one for store in committed if (one := store.load(cell)) is not None), None)
-            used.update({cell} if record is not None else ())
-        return record
 
-    made = spec_table(name, cells(name, [f"scale={scale}"], seeds), find, make_command(name, scale, seeds))
-    told = f"{len(used)} of {len(made.records)} records are committed with qexp; the others are in {results_dir}."
+def with_origin(made: Table, library: Library, own: str) -> Table:
+    """The table with a note of how many records are not the user's ``own``, where there are such."""
+    used = sum(not library.is_own(record) for record in made.records)
+    told = f"{used} of {len(made.records)} records are committed with qexp; the others are in {own}."
     return replace(made, notes=(*made.notes, told)) if used else made
 
 
@@ -66,11 +72,6 @@ def make_command(name: str, scale: str, seeds: list[int] | None = None) -> str:
     return f"qexp reproduce {name} --scale {scale}" + (f" --seeds {','.join(map(str, seeds))}" if seeds else "")
 
 
-def _missing(found: Mapping[tuple[int, int, int], Record | None], command: str) -> list[str]:
+def _missing(found: Found, command: str) -> list[str]:
     missing = sum(record is None for record in found.values())
     return [f"{missing} of {len(found)} experiments have no record yet; `{command}` makes them."] if missing else []
-
-
-def _reference() -> Path:
-    """Committed tables; in an installed qexp there are none."""
-    return Path(str(files("qexp.results"))) / "reference"

@@ -89,7 +89,7 @@ def table(
     if output and output.suffix == PICTURE:
         _draw(built, output)
     elif output:
-        _write(output, _text(built, form or Format.md))
+        write(output, _text(built, form or Format.md))
     elif form:
         typer.echo(_text(built, form).rstrip("\n"))
     else:
@@ -145,7 +145,7 @@ def _draw(built: Table, path: Path) -> None:
     typer.echo(f"written: {path}", err=True)
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -12,7 +12,6 @@ from qexp.conf.errors import UserError
 from qexp.results.store import Store
 from qexp.results.table import Cell, Table
 
-TEMPLATES = Path(__file__).parent / "templates"
 CSV_FIGURES = ("metric", "setting", "mean", "std", "n", "problem", "best", "higher_is_better", "definition")
 REFERENCE_RECORDS = "records"
 """Sub-folder of a committed table with its records; itself a table of a :class:`Store` at the folder."""
@@ -99,7 +98,7 @@ def to_csv(table: Table) -> str:
             figures = [repr(found.mean), "" if found.std is None else repr(found.std)] if found else ["", ""]
             told = [found.n if found else 0, cell.problem, int(cell.best), int(column.higher_is_better)]
             definition = "; ".join(filter(None, [cell.definition, cell.certificate]))
-            papers = ["" if cell.published is None else repr(cell.published)] if published else []
+            papers = ["" if cell.published is None else repr(cell.published.value)] if published else []
             setting = cell.setting or column.setting
             writer.writerow([*labels, column.metric, setting, *figures, *told, definition, *papers])
         if not table.columns:
@@ -113,12 +112,9 @@ def to_csv(table: Table) -> str:
 
 def to_html(table: Table) -> str:
     """A page of its own: light or dark as the reader's system is, no script, nothing fetched from anywhere."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from qexp.results.html import render
 
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("table.html.j2").render(table=table)
+    return render("table.html.j2", table=table)
 
 
 def write_reference(table: Table, folder: Path) -> list[Path]:

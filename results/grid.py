@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qexp.conf.errors import UserError
@@ -15,7 +15,7 @@ from qexp.results.columns import Column, Figure, figures, shown_setting
 from qexp.results.grid_notes import notes
 from qexp.results.schema import Record
 from qexp.results.select import labelled, text
-from qexp.results.table import Cell, Curves, Table, best, cell_of
+from qexp.results.table import Cell, Curves, Table, beside, best, cell_of
 
 Found = Mapping[tuple[int, int, int], Record | None]
 """The record of every seed, column and row (by their places in the specification); None where there is none yet."""
@@ -32,6 +32,8 @@ class Reading:
     columns: tuple[Column, ...] = ()
     """Settings, metrics and formulas that were read, each once."""
     figures: tuple[Figure, ...] = ()
+    records: Mapping[int, Record] = field(default_factory=dict)
+    """By seed."""
 
 
 def build(spec: TableConfig, found: Found, *, scale: str, command: str) -> Table:
@@ -106,7 +108,7 @@ def _read(
     missing = tuple(seed for seed in seeds if seed not in records)
     perplexity = any(one.metric.partition("@")[0] == PERPLEXITY for one in columns)
     measured = Measured(values, problems, higher, perplexity, missing)
-    return Reading(measured, columns, tuple(figure for _, figure in told))
+    return Reading(measured, columns, tuple(figure for _, figure in told), records)
 
 
 def read_figure(record: Record, name: str, column: ColumnConfig) -> tuple[Column, Figure] | None:
@@ -169,7 +171,9 @@ def _average_column(spec: TableConfig, columns: Sequence[Column], read: Sequence
 
 def _cell(one: Reading, seeds: int) -> Cell:
     setting = " / ".join(dict.fromkeys(column.setting for column in one.columns))
-    return replace(cell_of(one.measured.values, one.measured.problems, seeds, one.figures), setting=setting)
+    return replace(
+        cell_of(one.measured.values, one.measured.problems, seeds, one.figures, one.records), setting=setting
+    )
 
 
 def _mark_best(spec: TableConfig, columns: Sequence[Column], body: Body, found: Found) -> None:
@@ -208,8 +212,7 @@ def _beside(spec: TableConfig, row: RowConfig, name: str, cell: Cell) -> Cell:
     figure = published_figure(spec, row, name)
     if figure is None or figure.value is None:
         return cell
-    spread = f" ± {figure.spread:g}" if figure.spread is not None else ""
-    return replace(cell, text=f"{cell.text} (paper {figure.value:g}{spread})", published=figure.value)
+    return replace(cell, text=cell.text + beside(figure), published=figure)
 
 
 def _headings(spec: TableConfig, columns: Sequence[Column]) -> list[str]:

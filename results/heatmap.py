@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ def write_heatmaps(outliers: Mapping[str, Any], folder: Path, title: str) -> dic
     Raises:
         UserError: if ``folder`` cannot be written.
     """
-    by_role = _layers_by_role(outliers["sites"])
+    by_role = layers_by_role(outliers["sites"])
     roles = dict.fromkeys((*MAPPED_ROLES, *outliers.get("summary", {}).get("inf_norm_roles", ())))
     written = {}
     try:
@@ -53,13 +54,18 @@ def write_heatmaps(outliers: Mapping[str, Any], folder: Path, title: str) -> dic
     return written
 
 
-def _layers_by_role(sites: Mapping[str, Any]) -> dict[str, dict[int, Any]]:
+def layers_by_role(sites: Mapping[str, Any]) -> dict[str, dict[int, Any]]:
     """Role -> layer -> statistics, in forward order; sites outside of the layers are left out."""
     by_role: dict[str, dict[int, Any]] = {}
     for site in sites.values():
         if site["layer"] is not None:
             by_role.setdefault(site["role"], {})[site["layer"]] = site
     return by_role
+
+
+def in_deviations(site: Mapping[str, Any]) -> float:
+    """The largest magnitude in standard deviations of its tensor; NaN where one of them is not known or is 0."""
+    return site["max_abs"] / site["std"] if site["std"] and site["max_abs"] is not None else math.nan
 
 
 def _overview(by_role: Mapping[str, Mapping[int, Any]], title: str) -> Figure:
@@ -70,8 +76,7 @@ def _overview(by_role: Mapping[str, Mapping[int, Any]], title: str) -> Figure:
     values = np.full((len(by_role), len(layers)), np.nan)
     for row, found in enumerate(by_role.values()):
         for layer, site in found.items():
-            if site["std"]:
-                values[row, layers.index(layer)] = site["max_abs"] / site["std"]
+            values[row, layers.index(layer)] = in_deviations(site)
     figure, axes = _figure(2.6 + 0.42 * len(layers), 1.3 + 0.27 * len(by_role), f"{title}: max |x| / std")
     _image(figure, axes, values, "max |x| / std")
     axes.set_yticks(range(len(by_role)), list(by_role))

@@ -67,12 +67,15 @@ def lookup(flat: Flat, key: str) -> list[Any]:
 
 def matches(record: Record, where: Mapping[str, Any]) -> bool:
     """Whether every dotted key has the wanted value, the two compared as one would type them."""
-    flat = {**flatten(record.config), "status": record.status}
+    flat = {**flatten(record.config), "status": record.status} if where else {}
     return all(text(wanted) in map(text, lookup(flat, key)) for key, wanted in where.items())
 
 
 def check_keys(records: Iterable[Record], keys: Iterable[str]) -> None:
     """Raise ``UserError`` for a key that no record has: it is a typing error, not an empty answer."""
+    keys = list(keys)
+    if not keys:
+        return
     flats = [flatten(record.config) for record in records]
     known = {name for flat in flats for key in flat for name in (key, key.removesuffix(".name"))}
     for key in keys:

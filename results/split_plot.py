@@ -25,7 +25,7 @@ def draw_split(analysis: Mapping[str, Any], path: Path, title: str) -> None:
     _pairs(panels[1], [layer["step"] for layer in layers], "step of the inputs (power of two)")
     panels[1].set_xscale("log", base=2)
     _pairs(panels[2], [layer["sqnr_db"] for layer in layers], "SQNR of the product [dB]")
-    panels[0].set_yticks(range(len(layers)), _short([layer["name"] for layer in layers]), size=7)
+    panels[0].set_yticks(range(len(layers)), short_names([layer["name"] for layer in layers]), size=7)
     panels[0].set_ylim(len(layers) - 0.4, -0.6)
     for axes in panels:
         axes.grid(axis="x", color="0.9")
@@ -60,7 +60,7 @@ def _pairs(axes: Axes, values: Sequence[Mapping[str, float | None]], label: str)
     axes.set_xlabel(label)
 
 
-def _short(names: Sequence[str]) -> list[str]:
+def short_names(names: Sequence[str]) -> list[str]:
     """The names without the beginning that the layers of the body share (``bert.encoder.layer.``)."""
     marks = [name.split(".") for name in names]
     numbered = [parts for parts in marks if any(part.isdigit() for part in parts)]

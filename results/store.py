@@ -140,7 +140,7 @@ class Store:
         Keys are dotted (``train.learning_rate``); a group stands for its name (``model``), see
         :func:`qexp.results.select.matches`. Raises ``UserError`` for a key that no record has.
         """
-        with _collector_paused():
+        with collector_paused():
             records = list(self._read(self._paths("*.json")))
         check_keys(records, where or {})
         chosen = [record for record in records if matches(record, where or {})]
@@ -172,8 +172,8 @@ class Store:
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
-    """JSON has no cycles, and searching each record for some would take longer than reading it."""
+def collector_paused() -> Iterator[None]:
+    """For reading many records: JSON has no cycles, and searching them for some takes longer than reading them."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

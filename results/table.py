@@ -5,16 +5,25 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qexp.conf.errors import UserError
+from qexp.conf.tables import PublishedFigure
 from qexp.results.claims import Verdict
 from qexp.results.columns import Column, Figure, Figures, check_metric, choose, figures, heading
 from qexp.results.rows import ABSENT, Group, group, heading_of_key
 from qexp.results.schema import Record
 from qexp.results.select import check_keys, matches
 from qexp.results.statistics import Summary, differs, summarize
+
+
+@dataclass(frozen=True)
+class Run:
+    """One record behind a cell, and the figure that the cell took from it; None where it gave no finite one."""
+
+    record: Record
+    value: float | None
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,15 @@ class Cell:
     """What became of the runs without a finite figure: ``diverged``, ``failed``, ``interrupted``, ``not finite``."""
     setting: str = ""
     """What the figure is of, where that differs between the rows of a column."""
-    published: float | None = None
+    published: PublishedFigure | None = None
     """The figure that the paper prints for this cell."""
+    runs: tuple[Run, ...] = field(default=(), repr=False)
+    """The records behind the figure, in the order of their seeds."""
+
+    @property
+    def own(self) -> str:
+        """The text without the paper's figure."""
+        return self.text.removesuffix(beside(self.published)) if self.published else self.text
 
 
 @dataclass(frozen=True)
@@ -137,17 +153,31 @@ def _cell(one: Group, groups: Sequence[Group], column: Column, found: Mapping[st
             values[seed] = figure.value
         elif figure is not None or (record.status != "finished" and _expected(one, groups, column, found)):
             problems[seed] = "not finite" if record.status == "finished" else record.status
-    return cell_of(values, problems, len(one.seeds), told)
+    runs = {record.config.get("seed"): record for record in one.records}
+    return cell_of(values, problems, len(one.seeds), told, runs)
 
 
-def cell_of(values: Mapping[Any, float], problems: Mapping[Any, str], seeds: int, told: Iterable[Figure]) -> Cell:
-    """The cell of these finite figures by seed, of what became of the other seeds, and of what was computed."""
+def cell_of(
+    values: Mapping[Any, float],
+    problems: Mapping[Any, str],
+    seeds: int,
+    told: Iterable[Figure],
+    records: Mapping[Any, Record],
+) -> Cell:
+    """The cell of these finite figures by seed, of what became of the other seeds, and of what was computed.
+
+    ``records``: those behind it, by seed.
+    """
     problem = ", ".join(sorted({what for seed, what in problems.items() if seed not in values}))
     listed = list(told)
     definitions = dict.fromkeys(figure.definition for figure in listed)
     certificates = dict.fromkeys(figure.certificate for figure in listed if figure.certificate)
     empty = Cell(
-        problem or ABSENT, definition=" / ".join(definitions), certificate=" / ".join(certificates), problem=problem
+        problem or ABSENT,
+        definition=" / ".join(definitions),
+        certificate=" / ".join(certificates),
+        problem=problem,
+        runs=tuple(Run(record, values.get(seed)) for seed, record in records.items()),
     )
     if not values:
         return empty
@@ -160,6 +190,12 @@ def _expected(one: Group, groups: Sequence[Group], column: Column, found: Mappin
     """Whether an unfinished run would have had this figure: runs it may be compared with have it, or none has any."""
     beside = [found[record.cell_id] for other in groups if other.block == one.block for record in other.records]
     return any(column in figures for figures in beside) or not any(beside)
+
+
+def beside(figure: PublishedFigure) -> str:
+    """What is printed of the paper's figure after ours."""
+    spread = f" ± {figure.spread:g}" if figure.spread is not None else ""
+    return f" (paper {figure.value:g}{spread})"
 
 
 def number(summary: Summary) -> str:

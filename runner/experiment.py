@@ -74,7 +74,10 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
         cell_id=cell,
         status=status,  # type: ignore[arg-type]
         config=to_dict(cfg),
-        provenance=collect(cfg, findings.data_fingerprint, findings.ood_fingerprints) | watch.facts() | _kept(cfg),
+        provenance=collect(cfg, findings.data_fingerprint, findings.ood_fingerprints)
+        | watch.facts()
+        | _kept(cfg)
+        | _link(tracker),
         metrics=findings.metrics,
         outliers=findings.outliers,
         integer=findings.integer,
@@ -95,6 +98,12 @@ def _kept(cfg: ExperimentConfig) -> dict[str, int]:
 
     size = sum(path.stat().st_size for path in home_of(cfg).rglob("*") if path.is_file())
     return {"disk_bytes": size} if size else {}
+
+
+def _link(tracker: Tracker) -> dict[str, str]:
+    """Where the run can be seen, as provenance; nothing for one that is not tracked online."""
+    address = tracker.address()
+    return {"wandb": address} if address else {}
 
 
 def _filed(record: Record, table: str, store: Store) -> Record:

@@ -34,6 +34,7 @@ class Tracker(Protocol):
     def log(self, metrics: Mapping[str, float], step: int) -> None: ...
     def summary(self, record: Record) -> None: ...
     def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None: ...
+    def address(self) -> str | None: ...
     def close(self, exit_code: int = 0) -> None: ...
 
 
@@ -47,6 +48,9 @@ class NullTracker:
         return None
 
     def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        return None
+
+    def address(self) -> str | None:
         return None
 
     def close(self, exit_code: int = 0) -> None:
@@ -126,6 +130,16 @@ class WandbTracker:
             self._started().log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
 
         self._attempt(send)
+
+    def address(self) -> str | None:
+        """Where the run can be seen; None offline, and for one that has logged nothing: none is begun for its address.
+
+        The record waits for the answer, so nothing here may wait for a network.
+        """
+        found: list[str | None] = [None]
+        if self._run is not None:
+            self._attempt(lambda: found.append(self._run.url))
+        return found[-1] or None
 
     def close(self, exit_code: int = 0) -> None:
         """End the run, as failed when ``exit_code`` is not 0. A run that logged nothing leaves nothing."""

@@ -83,13 +83,13 @@ def test_html_asks_for_nothing_and_names_every_cell(table: Table) -> None:
     reader = Reader()
     reader.feed(page)
     names = [tag for tag, _ in reader.tags]
+    assert "data-value" in dict(reader.tags)["td"]
     assert not {"script", "link", "img", "iframe"} & set(names)
-    assert not re.search(r"https?:|url\(|@import|src=", page.replace("default-src", "").replace("style-src", ""))
+    assert not re.search(r"https?:|url\(|@import|src=", re.sub("[a-z]+-src", "", page))
     assert names.count("caption") == 1
     assert all(attributes.get("scope") in ("col", "row") for tag, attributes in reader.tags if tag == "th")
-    assert all(attributes["data-heading"] in table.headings for tag, attributes in reader.tags if tag == "td")
     assert dict(reader.tags)["html"] == {"lang": "en"}
-    assert "prefers-color-scheme: dark" in page
+    assert "color-scheme: light dark" in page
     assert "<b>50" not in page and "&lt;b&gt;50 %" in page
 
 

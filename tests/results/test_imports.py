@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 HEAVY = ("torch", "transformers", "datasets", "matplotlib", "pandas", "scipy", "numpy", "wandb", "evaluate")
-MODULES = ("columns", "export", "heatmap", "notes", "rows", "schema", "select", "statistics", "store", "table")
+MODULES = ("columns", "export", "heatmap", "html", "ledger", "library", "notes", "report.page", "rows", "schema")
+MODULES += ("section", "select", "statistics", "store", "table")
 
 
 def test_results_import_nothing_heavy() -> None:

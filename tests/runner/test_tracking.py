@@ -105,6 +105,7 @@ def test_an_offline_run_read_back_is_the_record(
     tracker = make_tracker(cfg, cell_id(cfg))
     for step in (1, 2):
         tracker.log({"train/loss": 1.0 / step}, step=step)
+    assert tracker.address() is None  # offline
     tracker.summary(kept)
     tracker.close()
     assert capfd.readouterr() == ("", "")
