@@ -46,10 +46,10 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
     implied = _take_implied(tree)
     groups = {key: implied.pop(key) for key in ("train", "quant") if key in implied}
     if "quant" in groups.keys() - request.groups.keys():
-        tree.quant = _compose("config", [f"quant={groups['quant']}"]).quant
+        tree.quant = compose_tree("config", [f"quant={groups['quant']}"]).quant
     config = _settle(deepcopy(tree), request, implied)
     if "train" not in request.groups:
-        tree.train = _compose("train/" + groups.get("train", _recipe(config)), []).train
+        tree.train = compose_tree("train/" + groups.get("train", _recipe(config)), []).train
         config = _settle(tree, request, implied)
     asked = [value.key for value in request.values]
     config = settle_precision(settle_characters(config, asked), asked)
@@ -121,10 +121,10 @@ def _compose_groups(request: Request) -> DictConfig:
         chosen.append(f"method={request.methods[0]}")
     elif request.methods:
         chosen += ["~method", *(f"+method@method.{name}={name}" for name in request.methods)]
-    return _compose("config", chosen)
+    return compose_tree("config", chosen)
 
 
-def _compose(name: str, chosen: Sequence[str]) -> DictConfig:
+def compose_tree(name: str, chosen: Sequence[str]) -> DictConfig:
     return deepcopy(_composed(name, tuple(chosen)))
 
 
