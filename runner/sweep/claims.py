@@ -101,6 +101,10 @@ class Claims:
         current = self.current(name)
         return current.process if current and is_alive(current.process) is not False else None
 
+    def names(self) -> set[str]:
+        """Names on which there is a claim, be its owner alive or not."""
+        return {path.stem for path in self._folder.glob("*-*.*") if path.suffix[1:].isdigit()}
+
     @contextmanager
     def held(self, names: tuple[str, ...]) -> Iterator[tuple[Claim, ...]]:
         """All of ``names`` claimed for the block, or none of them: then what is yielded is empty."""

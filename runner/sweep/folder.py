@@ -8,9 +8,9 @@ may be in several: ``claims/``, ``logs/`` and ``progress/``.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from qexp.conf.errors import UserError
 from qexp.results.store import Store
@@ -30,9 +30,14 @@ class SweepFolder:
         self.store = Store(root.parent)
 
     @classmethod
+    def of(cls, plan: SweepPlan) -> SweepFolder:
+        """Where ``plan`` lies or would lie. Nothing is written."""
+        return cls(plan, plan.results_dir / "sweeps")
+
+    @classmethod
     def create(cls, plan: SweepPlan) -> SweepFolder:
         """The folder of ``plan``, made where it is not there yet. Raises ``UserError`` where it cannot be written."""
-        folder = cls(plan, plan.results_dir / "sweeps")
+        folder = cls.of(plan)
         folder.store.check_writable()
         for path in (folder.events, folder.path / "launches", folder.path / "workers"):
             path.mkdir(parents=True, exist_ok=True)
@@ -56,13 +61,13 @@ class SweepFolder:
         """Whether the cell's record is filed under its table: one look at the disk, without reading it."""
         return self.store.path(cell.table, cell.cell_id).exists()
 
-    def new_launch(self, **facts: Any) -> int:
-        """Number of a new launch, from 1 on: no two commands get the same one."""
+    def new_launch(self, settings: Sequence[str] = ()) -> int:
+        """Number of a new launch, from 1 on, with the overrides of its settings. No two launches get the same one."""
         number = self.launch() + 1
         while True:
             try:
                 with (self.path / "launches" / f"{number}.json").open("x", encoding="utf-8") as file:
-                    file.write(json.dumps(facts))
+                    file.write(json.dumps({"settings": list(settings)}))
                 return number
             except FileExistsError:
                 number += 1
@@ -70,6 +75,14 @@ class SweepFolder:
     def launch(self) -> int:
         """Number of the latest launch, 0 before the first."""
         return max((int(path.stem) for path in (self.path / "launches").glob("*.json")), default=0)
+
+    def settings(self, launch: int) -> tuple[str, ...]:
+        """The overrides of the sweep's own settings at ``launch``."""
+        path = self.path / "launches" / f"{launch}.json"
+        try:
+            return tuple(json.loads(path.read_text(encoding="utf-8"))["settings"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ()  # it died while it wrote this, before any worker
 
     def cancel(self) -> None:
         """Ask every worker of the sweep, on whichever machine, to stop."""

@@ -1,13 +1,18 @@
-"""Which process a claim belongs to, and whether it still lives."""
+"""Processes: which one a claim belongs to, whether it still lives, where it may compute, and how a worker ends."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+DISK_FULL, LOST_CLAIM, INTERRUPTED = 3, 4, 130
+"""Exit codes of a worker that did not come to the end: no space left; another process took its claim, since it was
+silent for too long; stopped."""
 
 
 @dataclass(frozen=True)
@@ -69,3 +74,9 @@ def _start_elsewhere(pid: int) -> str | None:
         return str(psutil.Process(pid).create_time())
     except psutil.Error:
         return None
+
+
+def pin(cores: Sequence[int]) -> None:
+    """Keep this process to ``cores``, so that workers do not fight over one; without any, or such a call, anywhere."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
