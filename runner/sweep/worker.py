@@ -74,13 +74,15 @@ class Worker:
         with self._claims.held(names) as claims:
             if not claims:
                 return False
-            with self._heart.beating(claims):
-                self._read_events()
-                if not self._is_settled(cell) and not self._died_too_often(cell, claims[0].took_over):
-                    self._run(cell)
-            if self._folder.has_record(cell):
-                for claim in claims:
-                    claim.forget_dead()
+            try:
+                with self._heart.beating(claims):
+                    self._read_events()
+                    if not self._is_settled(cell) and not self._died_too_often(cell, claims[0].took_over):
+                        self._run(cell)
+            finally:
+                if self._folder.has_record(cell):
+                    for claim in claims:
+                        claim.forget_dead()
         return True
 
     def _died_too_often(self, cell: Cell, dead: Process | None) -> bool:
