@@ -74,7 +74,7 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
         cell_id=cell,
         status=status,  # type: ignore[arg-type]
         config=to_dict(cfg),
-        provenance=collect(cfg, findings.data_fingerprint, findings.ood_fingerprints) | watch.facts(),
+        provenance=collect(cfg, findings.data_fingerprint, findings.ood_fingerprints) | watch.facts() | _kept(cfg),
         metrics=findings.metrics,
         outliers=findings.outliers,
         integer=findings.integer,
@@ -87,6 +87,14 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
     store.save(record)
     tracker.summary(record)
     return record
+
+
+def _kept(cfg: ExperimentConfig) -> dict[str, int]:
+    """Bytes of the trained network that stays on the disk, where there is one."""
+    from qexp.runner.trained import home_of
+
+    size = sum(path.stat().st_size for path in home_of(cfg).rglob("*") if path.is_file())
+    return {"disk_bytes": size} if size else {}
 
 
 def _filed(record: Record, table: str, store: Store) -> Record:
