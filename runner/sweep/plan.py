@@ -73,14 +73,12 @@ def plan_sweep(overrides: Sequence[str]) -> tuple[SweepPlan, SweepConfig]:
         raise UserError("results_dir: the records of one sweep go into one folder")
     found: dict[str, Cell] = {}
     for texts, config in zip(expanded, configs, strict=True):
-        found.setdefault(cell_id(config), _cell(texts, _label(texts, varied), config))
+        if (identity := cell_id(config)) not in found:
+            label = _label(texts, varied) or "as it is"
+            found[identity] = Cell(identity, label, texts, to_dict(config), tuple(_trainings(config)))
     cells = tuple(found.values())
     digest = hashlib.sha256(" ".join(sorted(found)).encode()).hexdigest()[:16]
     return SweepPlan(digest, tuple(experiments), os.getcwd(), cells), settings
-
-
-def _cell(texts: tuple[str, ...], label: str, config: ExperimentConfig) -> Cell:
-    return Cell(cell_id(config), label or "as it is", texts, to_dict(config), tuple(_trainings(config)))
 
 
 def _trainings(config: ExperimentConfig) -> Iterable[str]:

@@ -77,6 +77,12 @@ def test_a_finished_sweep_is_told_at_once(qexp: Any, planned: Sweep, new_record:
     assert [Path(line).stem for line in outcome.out.splitlines()] == [cell.cell_id for cell in folder.plan.cells]
 
 
+def test_run_multirun_is_a_sweep(qexp: Any, planned: Sweep, new_record: Any) -> None:
+    finish(planned("seed=1,2"), new_record, 1, 2)
+    assert qexp("run", "-m", *BASE, "seed=1,2").out == qexp("sweep", *BASE, "seed=1,2").out
+    assert qexp("run", "-m", "--json", *BASE, "seed=1,2").code == 2
+
+
 def test_a_diverged_cell_gives_code_1_and_is_named(qexp: Any, planned: Sweep, new_record: Any) -> None:
     finish(planned("seed=1,2"), new_record, 1)
     finish(planned("seed=1,2"), new_record, 2, status="diverged")
