@@ -26,17 +26,19 @@ class CellProgress:
     def __init__(self, path: Path):
         self._path = path
         self._phase = ""
+        self._total: int | None = None
         self._began = self._written = 0.0
 
     def start(self, phase: str, total: int | None = None) -> None:
         self.finish()
-        self._phase, self._began = phase, time.monotonic()
+        self._phase, self._total, self._began = phase, total, time.monotonic()
         print(f"{phase}{f': {total} steps' if total else ''}", flush=True)
         self._write(Progress(phase, 0, total))
 
     def advance(self, done: int, total: int | None = None, note: str = "") -> None:
+        self._total = total or self._total
         if time.monotonic() - self._written >= SECONDS_BETWEEN_FILES:
-            self._write(Progress(self._phase, done, total, note))
+            self._write(Progress(self._phase, done, self._total, note))
 
     def finish(self) -> None:
         if self._phase:
