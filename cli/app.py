@@ -27,6 +27,9 @@ from qexp.cli.run import EPILOG as RUN_EXAMPLES
 from qexp.cli.run import run
 from qexp.cli.show import EPILOG as SHOW_EXAMPLES
 from qexp.cli.show import show
+from qexp.cli.status import LOGS_EXAMPLES, STATUS_EXAMPLES, cancel, logs, status
+from qexp.cli.sweep import EPILOG as SWEEP_EXAMPLES
+from qexp.cli.sweep import resume, sweep
 from qexp.cli.table import EPILOG as TABLE_EXAMPLES
 from qexp.cli.table import table
 from qexp.conf.errors import RunError, UserError
@@ -66,6 +69,11 @@ def top(
 
 
 app.command("run", epilog=RUN_EXAMPLES)(run)
+app.command("sweep", epilog=SWEEP_EXAMPLES)(sweep)
+app.command("status", epilog=STATUS_EXAMPLES)(status)
+app.command("resume")(resume)
+app.command("cancel")(cancel)
+app.command("logs", epilog=LOGS_EXAMPLES)(logs)
 app.command("config", epilog=CONFIG_EXAMPLES)(config)
 app.command("list", epilog=LIST_EXAMPLES)(list_choices)
 app.command("show", epilog=SHOW_EXAMPLES)(show)

@@ -43,11 +43,17 @@ def run(
     overrides: Overrides = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; print only the record's path.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON on standard output.")] = False,
+    multirun: Annotated[
+        bool, typer.Option("--multirun", "-m", help="Several values, as in seed=1,2: the same as qexp sweep.")
+    ] = False,
 ) -> None:
     """Run one experiment: train or load a network, quantize it, measure both, and keep the record.
 
     Asked for again, a finished experiment is returned at once; a stopped one goes on from its last checkpoint.
     """
+    if multirun:
+        _sweep(overrides or [], quiet, as_json)
+        return
     from rich.console import Console
 
     from qexp.cli.progress import make_progress
@@ -60,6 +66,15 @@ def run(
     _report(record, store, quiet, as_json)
     if record.status != "finished":
         raise typer.Exit(1)
+
+
+def _sweep(overrides: list[str], quiet: bool, as_json: bool) -> None:
+    from qexp.cli.sweep import sweep
+    from qexp.conf.errors import UserError
+
+    if as_json:
+        raise UserError("--json prints one record, and --multirun makes several; `qexp status --json` tells of them")
+    sweep(overrides, quiet=quiet)
 
 
 def execute(config: ExperimentConfig, store: Store, progress: ProgressReporter) -> Record:

@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A failure during a run that is not the input's fault (divergence, a full disk). One line, exit code 1."""
+
+
+class DiskFullError(RunError):
+    """Nothing more can be written: no other experiment could keep its record either."""

@@ -15,12 +15,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from qexp.conf.errors import RunError, UserError
+from qexp.conf.errors import DiskFullError, RunError, UserError
 from qexp.results.schema import RECORD_VERSION, Record
 from qexp.results.select import check_keys, matches
 
 CELL_ID = re.compile(r"[0-9a-f]{16}")
-NOT_TABLES = ("cache", "trained", "wandb")
+NOT_TABLES = ("cache", "sweeps", "trained", "wandb")
 """Folders of a results folder that hold no records."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -214,7 +214,9 @@ def _remove(path: Path) -> None:
 
 def _cannot_write(folder: Path, error: OSError) -> UserError | RunError:
     if error.errno in FULL_DISK:
-        return RunError(f"cannot write to {folder}: the disk is full; free some space and run the same command again")
+        return DiskFullError(
+            f"cannot write to {folder}: the disk is full; free some space and run the same command again"
+        )
     return UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with results_dir=…")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qexp.conf.errors import UserError
-from qexp.conf.tables import PublishedFigure
+from qexp.conf.published import PublishedFigure
 from qexp.results.claims import Verdict
 from qexp.results.columns import Column, Figure, Figures, check_metric, choose, figures, heading
 from qexp.results.rows import ABSENT, Group, group, heading_of_key

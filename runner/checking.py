@@ -52,9 +52,9 @@ def check(data: Mapping[str, Any], methods: Mapping[str, dict[str, Any]]) -> Exp
     chosen = []
     for name, given in methods.items():
         prefix = "method" if one else f"method.{name}"
-        chosen.append({"name": name, "settings": asdict(_validate(settings_class(name), given, prefix))})
+        chosen.append({"name": name, "settings": asdict(validate(settings_class(name), given, prefix))})
     _check_bits(data.get("quant", {}))
-    config = _validate(ExperimentConfig, {**data, "method": chosen}, "")
+    config = validate(ExperimentConfig, {**data, "method": chosen}, "")
     assert isinstance(config, ExperimentConfig)
     if config.eval.integer:
         check_executable(config.quant)
@@ -149,8 +149,11 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 
 
-def _validate(cls: type, data: Mapping[str, Any], prefix: str) -> Any:
-    """Strict JSON mode: ``true`` is no integer and ``"3"`` no number, while a list serves as a tuple."""
+def validate(cls: type, data: Any, prefix: str) -> Any:
+    """``data`` as an instance of ``cls``; a ``UserError`` names the first wrong key, below ``prefix``.
+
+    Strict JSON mode: ``true`` is no integer and ``"3"`` no number, while a list serves as a tuple.
+    """
     _reject_infinities(data, prefix)
     try:
         return _adapter(cls).validate_json(json.dumps(_wrap_scalars(cls, data)), strict=True)
@@ -208,7 +211,7 @@ def _key_path(cls: Any, location: Sequence[int | str]) -> tuple[str, ...]:
     """The part of an error's location that names keys, without pydantic's marks for unions and list positions."""
     path: list[str] = []
     for part in map(str, location):
-        hints = _hints(cls) if is_dataclass(cls) else {}
+        hints = _hints(cls) if isinstance(cls, type) and is_dataclass(cls) else {}
         path.append(part)
         if part not in hints:
             return tuple(path) if len(path) == 1 or is_dataclass(cls) else tuple(path[:-1])

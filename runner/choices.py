@@ -26,14 +26,14 @@ def choice(group: str, name: str) -> dict[str, Any]:
     return deepcopy(_choice(group, name))
 
 
-def top() -> dict[str, Any]:
-    """``conf/config.yaml`` without its choices; what it takes from the environment is filled in now."""
-    return deepcopy(_top(frozenset(os.environ.items())))
+def top(name: str = "config") -> dict[str, Any]:
+    """``conf/<name>.yaml`` without its choices; what it takes from the environment is filled in now."""
+    return deepcopy(_top(name, frozenset(os.environ.items())))
 
 
-def default_choices() -> dict[str, str]:
-    """Group -> what ``conf/config.yaml`` chooses, in its order."""
-    listed = [item for item in read_yaml(_top_file())[BUILDS_ON] if isinstance(item, Mapping)]
+def default_choices(name: str = "config") -> dict[str, str]:
+    """Group -> what ``conf/<name>.yaml`` chooses, in its order."""
+    listed = [item for item in read_yaml(_top_file(name))[BUILDS_ON] if isinstance(item, Mapping)]
     return {key.partition("@")[0]: name for item in listed for key, name in item.items()}
 
 
@@ -94,14 +94,14 @@ def _choice(group: str, name: str) -> dict[str, Any]:
     return merged(under, content)
 
 
-@lru_cache(maxsize=1)
-def _top(environment: frozenset[tuple[str, str]]) -> dict[str, Any]:
+@lru_cache(maxsize=2)
+def _top(name: str, environment: frozenset[tuple[str, str]]) -> dict[str, Any]:
     """:func:`top` in this environment."""
-    return resolved({key: value for key, value in read_yaml(_top_file()).items() if key != BUILDS_ON})
+    return resolved({key: value for key, value in read_yaml(_top_file(name)).items() if key != BUILDS_ON})
 
 
-def _top_file() -> Path:
-    return Path(catalog.__file__).with_name("config.yaml")
+def _top_file(name: str) -> Path:
+    return Path(catalog.__file__).with_name(f"{name}.yaml")
 
 
 def _interpolates(value: Any) -> bool:

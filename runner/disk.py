@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qexp.conf.errors import RunError
+from qexp.conf.errors import DiskFullError
 
 
 @contextmanager
 def full_disk_explained(folder: Path | str) -> Iterator[None]:
-    """Turn "no space left" from any writer (safetensors has its own error class) into a ``RunError``."""
+    """Turn "no space left" from any writer (safetensors has its own error class) into a ``DiskFullError``."""
     try:
         yield
     except Exception as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
-            raise RunError(
+            raise DiskFullError(
                 f"no space left on the disk of {folder}; finished records are kept: make room and run the same command "
                 "again to go on from the last checkpoint"
             ) from error

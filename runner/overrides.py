@@ -89,7 +89,7 @@ def _read(text: str) -> Override:
         ) from error
     if override.is_sweep_override():
         raise UserError(
-            f"{text}: several values, but one run is one experiment: run it once for each value "
+            f"{text}: several values, but one run is one experiment: `qexp sweep` runs each of them "
             f"(a list is written in brackets: {override.key_or_group}=[...])"
         )
     if override.package is not None or not override.key_or_group:

@@ -27,9 +27,10 @@ from qexp.models.quiet import quiet
 from qexp.models.sites import AdaptedModel
 from qexp.models.surgery import set_dropout
 from qexp.runner import checkpoints
-from qexp.runner.callbacks import StopRequest, Watcher
+from qexp.runner.callbacks import Watcher
 from qexp.runner.devices import random_state, set_random_state
 from qexp.runner.optimizer import freeze, keep_embeddings_in_32_bits, parameter_groups
+from qexp.runner.stopping import StopRequest
 from qexp.runner.tasks.epochs import TellEpoch
 
 if TYPE_CHECKING:

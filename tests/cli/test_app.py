@@ -11,17 +11,19 @@ import pytest
 
 from qexp.conf.errors import RunError, UserError
 
+COMMANDS = ("run", "sweep", "status", "resume", "cancel", "logs", "config", "list", "show", "table", "reproduce")
+COMMANDS += ("export", "doctor")
 HEAVY = ("torch", "transformers", "datasets", "wandb", "pandas", "matplotlib", "evaluate")
 
 
 def test_help_names_every_command_and_first_steps(qexp: Any) -> None:
     outcome = qexp("--help")
     assert outcome.code == 0
-    for word in ("run", "config", "list", "show", "table", "reproduce", "export", "doctor", "First steps"):
+    for word in (*COMMANDS, "First steps"):
         assert word in outcome.out
 
 
-@pytest.mark.parametrize("command", ["run", "config", "list", "show", "table", "reproduce", "export", "doctor"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(qexp: Any, command: str) -> None:
     outcome = qexp(command, "-h")
     assert outcome.code == 0 and f"qexp {command}" in outcome.out

@@ -142,7 +142,7 @@ def test_checking_leaves_nothing_behind(store: Store) -> None:
     assert list(store.root.iterdir()) == []
 
 
-@pytest.mark.parametrize("table", ["", "..", "../up", "a/b", ".hidden", "cache", "trained", "wandb"])
+@pytest.mark.parametrize("table", ["", "..", "../up", "a/b", ".hidden", "cache", "sweeps", "trained", "wandb"])
 def test_a_table_is_a_plain_folder_name(store: Store, table: str) -> None:
     with pytest.raises(UserError, match="table="):
         store.path(table, "0" * 16)

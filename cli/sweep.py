@@ -1,0 +1,160 @@
+"""``qexp sweep`` and ``qexp resume``: many experiments at once, none of them twice."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qexp.cli.run import INTERRUPTED, Overrides
+from qexp.cli.show import ResultsDir
+from qexp.conf.errors import UserError
+
+if TYPE_CHECKING:
+    from qexp.conf.sweeps import LauncherConfig
+    from qexp.runner.sweep.drive import Outcome
+    from qexp.runner.sweep.folder import SweepFolder
+    from qexp.runner.sweep.sizing import Slot
+    from qexp.runner.sweep.state import CellState, Snapshot
+
+EPILOG = (
+    "[bold]Examples[/]\n\n"
+    "qexp sweep method=vanilla,gated_attention 'seed=range(0,3)'\n\n"
+    "qexp sweep method=qat,\\[qat,gated_attention] 'quant.bits=\\[w8a8],\\[w4a8]' --dry-run\n\n"
+    "qexp sweep --file sweep.yaml launcher.workers=4 launcher.threads=2\n\n"
+    "a,b and range(0,5) are several values; \\[a,b] is one, a list. Every combination is a cell with a record of its "
+    "own. The same command again goes on; qexp resume does too, qexp status shows how far it is."
+)
+File = Annotated[
+    Path | None,
+    typer.Option("--file", "-f", metavar="YAML", help="Overrides as `key: value` lines; those given here win."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; print only the records' paths.")]
+
+
+def sweep(
+    overrides: Overrides = None,
+    file: File = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run every combination of several values, in parallel: launcher.workers processes, each with its own cores.
+
+    A cell that has a record is not run again. Ctrl-C checkpoints what runs.
+    """
+    from qexp.runner.sweep.expand import read_file
+    from qexp.runner.sweep.folder import SweepFolder
+    from qexp.runner.sweep.plan import plan_sweep
+    from qexp.runner.sweep.settings import split
+
+    words = [*(read_file(file) if file else []), *(overrides or [])]
+    plan, _ = plan_sweep(words)
+    if dry_run:
+        _show_plan(SweepFolder.of(plan))
+    else:
+        launch(SweepFolder.create(plan), split(words)[1], quiet)
+
+
+def resume(
+    sweep_id: Annotated[
+        str, typer.Argument(metavar="[ID]", help="A sweep's id or its beginning; else the latest.", show_default=False)
+    ] = "",
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SETTINGS]...", help="launcher.KEY=VALUE, sweep.KEY=VALUE", show_default=False),
+    ] = None,
+    quiet: Quiet = False,
+    results_dir: ResultsDir = "runs",
+) -> None:
+    """Go on with a sweep that was stopped, killed or cancelled, and try again what failed. Finished cells are kept.
+
+    It is refused where its configurations would be other ones today: that is another sweep.
+    """
+    from qexp.runner.sweep.folder import find_sweep
+    from qexp.runner.sweep.plan import changes
+    from qexp.runner.sweep.settings import split
+
+    given = [*([sweep_id] if "=" in sweep_id else []), *(settings or [])]
+    folder = find_sweep(Path(results_dir), "" if "=" in sweep_id else sweep_id)
+    experiments, own = split(given)
+    if experiments:
+        raise UserError(f"{experiments[0]}: a sweep goes on as it was planned; another one is `qexp sweep` with it")
+    if different := changes(folder.plan):
+        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        raise UserError(
+            f"sweep {folder.plan.sweep_id[:8]} would be another one today: {'; '.join(different[:3])}{more}. Its "
+            f"records stay; start the new one with: qexp sweep {' '.join(folder.plan.overrides)}"
+        )
+    launch(folder, [*folder.settings(folder.launch()), *own], quiet)
+
+
+def launch(folder: SweepFolder, settings: Sequence[str], quiet: bool) -> None:
+    """Run what has no record yet, then say how it ended; exit code 1 where a cell has failed, 130 where stopped."""
+    from qexp.cli.sweep_view import make_view
+    from qexp.runner.sweep.drive import Outcome, drive
+    from qexp.runner.sweep.local import LocalPool
+    from qexp.runner.sweep.settings import compose_settings
+    from qexp.runner.sweep.state import Watch
+
+    composed = compose_settings(settings)
+    snapshot = Watch(folder, folder.launch() + 1).look()
+    if snapshot.settled:
+        _report(folder, Outcome(snapshot, stopped=False), quiet)
+        return
+    slots = _slots(folder, composed.launcher, snapshot)
+    folder.allow()
+    number = folder.new_launch(settings)
+    view = make_view(folder, quiet)
+    view.plan(snapshot, slots)
+    with view:
+        outcome = drive(folder, number, LocalPool(folder, number, slots), view.show)
+    _report(folder, outcome, quiet)
+
+
+def _slots(folder: SweepFolder, launcher: LauncherConfig, snapshot: Snapshot) -> list[Slot]:
+    from qexp.runner.sweep.sizing import predicted_memory, share_out, this_machine
+
+    todo = [state.cell for state in snapshot.cells if not state.settled]
+    models = {cell.config["model"]["name"] for cell in todo}
+    memory = launcher.memory or predicted_memory(folder.store.query(), models)
+    on_gpu = any(cell.config["device"] != "cpu" for cell in todo)
+    return share_out(launcher, len(todo), this_machine(), memory, on_gpu)
+
+
+def _show_plan(folder: SweepFolder) -> None:
+    from qexp.runner.sweep.state import Watch
+
+    snapshot = Watch(folder, 1).look()
+    for state in snapshot.cells:
+        typer.echo(f"{state.cell.cell_id}  {state.status:<9} {state.cell.label}")
+    typer.echo(f"sweep {folder.plan.sweep_id[:8]}: {_counted(snapshot)}", err=True)
+
+
+def _counted(snapshot: Snapshot) -> str:
+    found = ", ".join(f"{number} {status}" for status, number in snapshot.counts().items())
+    return f"{len(snapshot.cells)} cells: {found}"
+
+
+def _report(folder: SweepFolder, outcome: Outcome, quiet: bool) -> None:
+    if quiet:
+        for state in outcome.snapshot.cells:
+            if state.status in ("finished", "diverged"):
+                typer.echo(folder.store.path(state.cell.table, state.cell.cell_id))
+    else:
+        typer.echo(f"sweep {folder.plan.sweep_id[:8]}: {_counted(outcome.snapshot)}")
+    for state in outcome.snapshot.cells:
+        if state.status in ("failed", "diverged"):
+            print(f"qexp: {_failure(state)}", file=sys.stderr)
+    if outcome.stopped:
+        print("qexp: stopped; `qexp resume` goes on from the last checkpoints", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
+    if any(state.status != "finished" for state in outcome.snapshot.cells):
+        raise typer.Exit(1)
+
+
+def _failure(state: CellState) -> str:
+    hint = f" (qexp logs {state.cell.cell_id[:8]})" if state.status == "failed" else ""
+    return f"{state.status}: {state.cell.label}: {state.message or 'see its record'}{hint}"

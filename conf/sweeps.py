@@ -1,0 +1,41 @@
+"""What a sweep's own settings must look like: how its cells are chosen, and where they run.
+
+They change no figure and are no part of an experiment, so they are no part of its configuration either.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from qexp.conf.schema import STRICT, Positive
+
+SETTINGS = ("launcher", "sweep")
+"""Top-level keys of a sweep's own settings, beside those of its experiments."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class LauncherConfig:
+    """Where workers run and what each of them may use. A worker runs one cell after another."""
+
+    name: Literal["local"]
+    workers: Positive | None = None
+    """Null: as many as cores, memory, GPUs and cells allow."""
+    threads: Positive | None = None
+    """CPU threads of a worker; null shares the cores out."""
+    memory: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    """GiB that a worker needs; null takes the highest peak of earlier records of the same model."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class SearchConfig:
+    max_crashes: Positive = 3
+    """A cell in which so many processes died, in one launch of the sweep, has failed."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class SweepConfig:
+    launcher: LauncherConfig
+    sweep: SearchConfig = Field(default_factory=SearchConfig)

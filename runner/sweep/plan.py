@@ -1,0 +1,148 @@
+"""A sweep as a plan: its cells with their whole configurations, kept as JSON in the sweep's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from qexp.conf.errors import UserError
+from qexp.conf.schema import ExperimentConfig
+from qexp.conf.sweeps import SweepConfig
+from qexp.runner.compose import compose, compose_difference, to_dict
+from qexp.runner.pretraining import pretraining_run
+from qexp.runner.provenance import cell_id, training_id
+from qexp.runner.sweep.expand import axes, expand
+from qexp.runner.sweep.settings import compose_settings, split
+
+PLAN_VERSION = 1
+_SEED = re.compile(r"seed=(\d{1,9})")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment of a sweep."""
+
+    cell_id: str
+    label: str
+    """Its values of the keys that the sweep varies: ``method=ptq seed=1``."""
+    overrides: tuple[str, ...]
+    config: dict[str, Any]
+    """The composed configuration: a worker composes nothing."""
+    trainings: tuple[str, ...] = ()
+    """Ids of the networks that it may have to train, which only one process at a time may do."""
+
+    @property
+    def table(self) -> str:
+        return str(self.config["table"])
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """``sweep_id`` is the identity of the set of cells: the same command is the same sweep, and goes on."""
+
+    sweep_id: str
+    overrides: tuple[str, ...]
+    """As the user gave them, without the sweep's own settings."""
+    directory: str
+    """Working directory of the command, which relative paths of configurations start from."""
+    cells: tuple[Cell, ...]
+
+    @property
+    def results_dir(self) -> Path:
+        return Path(self.directory, self.cells[0].config["results_dir"])
+
+
+def plan_sweep(overrides: Sequence[str]) -> tuple[SweepPlan, SweepConfig]:
+    """The cells of a sweep, each once, and the sweep's own settings. Nothing is written.
+
+    Raises ``UserError`` that names the cell for one that does not compose.
+    """
+    experiments, own = split(overrides)
+    settings = compose_settings(own)
+    by_key = axes(experiments)
+    varied = [place for place, texts in enumerate(by_key.values()) if len(texts) > 1]
+    expanded = expand(by_key)
+    configs = _composed(expanded, varied)
+    if len({config.results_dir for config in configs}) > 1:
+        raise UserError("results_dir: the records of one sweep go into one folder")
+    found: dict[str, Cell] = {}
+    for texts, config in zip(expanded, configs, strict=True):
+        if (identity := cell_id(config)) not in found:
+            label = _label(texts, varied) or "as it is"
+            found[identity] = Cell(identity, label, texts, to_dict(config), tuple(_trainings(config)))
+    cells = tuple(found.values())
+    digest = hashlib.sha256(" ".join(sorted(found)).encode()).hexdigest()[:16]
+    return SweepPlan(digest, tuple(experiments), os.getcwd(), cells), settings
+
+
+def _trainings(config: ExperimentConfig) -> Iterable[str]:
+    if config.pretraining is not None:
+        yield training_id(pretraining_run(config))
+    if config.train.max_steps:
+        yield training_id(config)
+
+
+def _label(texts: tuple[str, ...], varied: Sequence[int]) -> str:
+    return " ".join(texts[place] for place in varied)
+
+
+def _composed(cells: Iterable[tuple[str, ...]], varied: Sequence[int]) -> list[ExperimentConfig]:
+    """The configuration of each cell. Cells that differ in the seed only are composed once: nothing depends on it."""
+    known: dict[tuple[str, ...], ExperimentConfig] = {}
+    configs = []
+    for texts in cells:
+        seeds = [found[1] for text in texts if (found := _SEED.fullmatch(text))]
+        others = tuple(text for text in texts if not _SEED.fullmatch(text))
+        if others not in known:
+            try:
+                known[others] = compose(texts)
+            except UserError as error:
+                where = f"cell {label}: " if (label := _label(texts, varied)) else ""
+                raise UserError(f"{where}{error}") from None
+        configs.append(replace(known[others], seed=int(seeds[0])) if seeds else known[others])
+    return configs
+
+
+def write_plan(plan: SweepPlan, path: Path) -> None:
+    """Write ``plan`` as JSON, all of it or nothing. A plan that is there already stays: it has the same cells."""
+    if path.exists():
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({"version": PLAN_VERSION, **asdict(plan)}, ensure_ascii=False), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_plan(path: Path) -> SweepPlan:
+    """Inverse of :func:`write_plan`. Raises ``UserError`` for a file that is no plan of this version."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if (version := data.pop("version")) != PLAN_VERSION:
+            raise UserError(f"{path} is a sweep of version {version}, this qexp reads {PLAN_VERSION}; start a new one")
+        cells = tuple(
+            Cell(**{**cell, "overrides": tuple(cell["overrides"]), "trainings": tuple(cell["trainings"])})
+            for cell in data["cells"]
+        )
+        return SweepPlan(**{**data, "overrides": tuple(data["overrides"]), "cells": cells})
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no plan of a sweep ({error}); start the sweep again") from error
+
+
+def changes(plan: SweepPlan) -> list[str]:
+    """What ``plan``'s overrides compose to today and did not then: ``task.recipe: 1 -> 2``, each difference once.
+
+    Configurations change when qexp or its YAML files did.
+    """
+    found: dict[str, None] = {}
+    for cell, config in zip(plan.cells, _composed([cell.overrides for cell in plan.cells], ()), strict=True):
+        if cell_id(config) != cell.cell_id:
+            for key, before, after in compose_difference(cell.config, to_dict(config)):
+                found[f"{key}: {json.dumps(before)} -> {json.dumps(after)}"] = None
+    return list(found)

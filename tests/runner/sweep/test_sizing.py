@@ -1,0 +1,58 @@
+"""How a machine is shared out among workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from qexp.conf.errors import UserError
+from qexp.conf.sweeps import LauncherConfig
+from qexp.results.schema import Record
+from qexp.runner.compose import compose
+from qexp.runner.sweep.sizing import UNKNOWN_MEMORY, Machine, predicted_memory, share_out, this_machine
+
+MACHINE = Machine(cores=(0, 1, 4, 5), memory=16.0)
+
+
+def shares(cells: int = 100, memory: float = 1.0, machine: Machine = MACHINE, **launcher: object) -> list[tuple]:
+    slots = share_out(LauncherConfig("local", **launcher), cells, machine, memory, on_gpu=bool(machine.gpus))
+    assert [slot.number for slot in slots] == list(range(len(slots)))
+    return [(slot.threads, slot.cores) for slot in slots]
+
+
+def test_workers_fill_the_cores_and_are_pinned_to_their_own() -> None:
+    assert shares() == [(1, (0,)), (1, (1,)), (1, (4,)), (1, (5,))]
+    assert shares(cells=2) == [(2, (0, 1)), (2, (4, 5))]
+    assert shares(workers=2) == shares(threads=2) == shares(cells=2)
+
+
+@pytest.mark.parametrize("launcher", [{"workers": 3}, {"workers": 1, "threads": 1}, {"workers": 8}])
+def test_workers_that_do_not_fill_the_machine_exactly_run_anywhere(launcher: dict[str, int]) -> None:
+    assert {cores for _, cores in shares(**launcher)} == {()}
+
+
+def test_memory_limits_the_workers() -> None:
+    assert len(shares(memory=6.0)) == 2
+    assert len(shares(memory=60.0)) == 1
+    assert len(shares(memory=4.0, workers=4)) == 4
+    with pytest.raises(UserError, match=r"launcher\.workers=4 would need 24\.0 GiB.* at most 2"):
+        shares(memory=6.0, workers=4)
+
+
+def test_a_worker_for_each_gpu() -> None:
+    machine = Machine(cores=tuple(range(8)), memory=64.0, gpus=("0", "3"))
+    slots = share_out(LauncherConfig("local"), 10, machine, 1.0, on_gpu=True)
+    assert [(slot.gpu, slot.threads) for slot in slots] == [("0", 4), ("3", 4)]
+    assert len(share_out(LauncherConfig("local"), 10, machine, 1.0, on_gpu=False)) == 8
+
+
+def test_memory_is_predicted_from_records_of_the_same_model(new_record: Callable[..., Record]) -> None:
+    records = [new_record(compose(["model=tiny_bert", "task=pydocs"]))]
+    assert predicted_memory(records, {"tiny_bert"}) == 3.0
+    assert predicted_memory(records, {"minilm"}) == UNKNOWN_MEMORY
+
+
+def test_this_machine() -> None:
+    machine = this_machine()
+    assert machine.cores and machine.memory > 0
