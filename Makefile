@@ -51,8 +51,9 @@ table: $(VENV)/.ready ## Table every record below RESULTS
 report: $(VENV)/.ready ## Every table, claim and figure as one page, report.html
 	$(QEXP) report --results-dir $(RESULTS)
 
-reproduce-all: $(VENV)/.ready ## Run every table at SCALE (small): goes on where it stopped
-	$(QEXP) reproduce all --scale $(SCALE) results_dir=$(RESULTS) --output $(RESULTS)/tables
+reproduce-all: $(VENV)/.ready ## Run every table at SCALE (small), then write the report: goes on where it stopped
+	$(QEXP) reproduce all --scale $(SCALE) results_dir=$(RESULTS) --output $(RESULTS)/tables; status=$$?; \
+	$(QEXP) report --results-dir $(RESULTS) --to $(RESULTS)/report.html; exit $$status
 
 clean: ## Remove the environment and caches (never records)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

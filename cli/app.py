@@ -22,7 +22,7 @@ from qexp.cli.listing import list_choices
 from qexp.cli.report import EPILOG as REPORT_EXAMPLES
 from qexp.cli.report import report
 from qexp.cli.reproduce import EPILOG as REPRODUCE_EXAMPLES
-from qexp.cli.reproduce import reproduce
+from qexp.cli.reproduce import plan, reproduce
 from qexp.cli.run import EPILOG as RUN_EXAMPLES
 from qexp.cli.run import run
 from qexp.cli.show import EPILOG as SHOW_EXAMPLES
@@ -78,6 +78,7 @@ app.command("config", epilog=CONFIG_EXAMPLES)(config)
 app.command("list", epilog=LIST_EXAMPLES)(list_choices)
 app.command("show", epilog=SHOW_EXAMPLES)(show)
 app.command("table", epilog=TABLE_EXAMPLES)(table)
+app.command("plan", epilog=REPRODUCE_EXAMPLES)(plan)
 app.command("reproduce", epilog=REPRODUCE_EXAMPLES)(reproduce)
 app.command("claims", epilog=CLAIMS_EXAMPLES)(claims)
 app.command("report", epilog=REPORT_EXAMPLES)(report)

@@ -1,68 +1,113 @@
-"""``qexp reproduce``: every experiment of a table, one after another, then the table; for one table or all."""
+"""``qexp reproduce``: every experiment of tables, then the tables; ``qexp plan``: what that would be."""
 
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from qexp.conf.schema import ExperimentConfig
     from qexp.results.schema import Record
+    from qexp.runner.agenda import Agenda, Item
+
+    Cells = dict[tuple[int, int, int], ExperimentConfig]
 
 EPILOG = (
     "[bold]Examples[/]\n\n"
     "qexp list tables\n\n"
+    "qexp plan all --scale small\n\n"
     "qexp reproduce quantizable_transformers/finetuned_encoder --scale small\n\n"
+    "qexp reproduce quadapter --scale small --seeds 1000\n\n"
     "qexp reproduce all --scale smoke\n\n"
-    "qexp reproduce quantizable_transformers/finetuned_encoder --scale smoke --dry-run\n\n"
     "A finished experiment is never run twice: after a stop, the same command goes on."
 )
+What = Annotated[
+    list[str],
+    typer.Argument(
+        help="Tables of `qexp list tables`, papers for all their tables, or all; then key=value for every experiment.",
+        metavar="TABLE|PAPER|all... [OVERRIDES]...",
+    ),
+]
+Scale = Annotated[str, typer.Option(help="smoke, small, medium or paper.")]
+Seeds = Annotated[str, typer.Option(help="Comma-separated; the tables' own when empty.", show_default=False)]
+OnlyMissing = Annotated[
+    bool, typer.Option("--only-missing", help="Leave out what the tables committed with qexp hold already.")
+]
+
+
+def plan(
+    what: What,
+    scale: Scale = "small",
+    seeds: Seeds = "",
+    only_missing: OnlyMissing = False,
+    experiments: Annotated[bool, typer.Option("--experiments", help="A line for each experiment too.")] = False,
+) -> None:
+    """Show what `qexp reproduce` would run: experiments done and to do, and time, memory and disk, from records."""
+    from qexp.cli.agenda import print_agenda, print_items
+
+    plans, agenda = _planned(what, scale, seeds, only_missing)
+    if experiments:
+        print_items(agenda.items)
+    print_agenda(agenda, list(plans), scale)
 
 
 def reproduce(
-    what: Annotated[
-        list[str],
-        typer.Argument(
-            help="Tables of `qexp list tables`, or all; then key=value for every experiment.",
-            metavar="TABLE... [OVERRIDES]...",
-        ),
-    ],
-    scale: Annotated[str, typer.Option(help="smoke, small, medium or paper.")] = "small",
-    seeds: Annotated[str, typer.Option(help="Comma-separated; the table's own when empty.", show_default=False)] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
+    what: What,
+    scale: Scale = "small",
+    seeds: Seeds = "",
+    only_missing: OnlyMissing = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, as qexp plan does.")] = False,
     output: Annotated[
         Path | None,
         typer.Option(help="Write each table and its records to a folder of its name in this one.", show_default=False),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Run every experiment of a table that has no record yet, then print the table."""
+    """Run every experiment of tables that has no record yet, then print the tables.
+
+    An experiment that fails is told, and the others go on; the end is a summary, and exit code 1 if any failed.
+    """
+    if dry_run:
+        plan(what, scale, seeds, only_missing)
+        return
+    plans, agenda = _planned(what, scale, seeds, only_missing)
+    failures: dict[str, str] = {}
+    ran = 0
+    for name, found in plans.items():
+        todo = [item for item in agenda.to_run(name) if item.tables[0] == name]
+        for number, item in enumerate(todo, start=1):
+            failures |= _attempt(f"[{number}/{len(todo)}]", item, quiet)
+        ran += len(todo)
+        _report(name, found, output)
+    _summarize(agenda, ran, failures)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _planned(what: list[str], scale: str, seeds: str, only_missing: bool) -> tuple[dict[str, Cells], Agenda]:
+    """The cells of each table, and every experiment once with its state and cost."""
+    from qexp.cli.sections import chosen_tables
     from qexp.conf.errors import UserError
-    from qexp.runner.plan import cells, table_names, unique
+    from qexp.results.library import committed
+    from qexp.results.store import Store
+    from qexp.runner.agenda import make_agenda
+    from qexp.runner.plan import cells
 
     overrides = [f"scale={scale}", *(word for word in what if "=" in word)]
     names = [word for word in what if "=" not in word]
     if not names:
-        raise UserError("qexp reproduce takes at least one table, or all; `qexp list tables` shows them")
-    plans = {
-        name: cells(name, overrides, parse_seeds(seeds)) for name in (table_names() if names == ["all"] else names)
-    }
-    if dry_run:
-        _show_plan([config for found in plans.values() for config in unique(found)])
-        return
-    finished = True
-    for name, found in plans.items():
-        todo = unique(found)
-        records = [_run(number, len(todo), config, quiet) for number, config in enumerate(todo, start=1)]
-        _report(name, found, records, output)
-        finished &= all(record.status == "finished" for record in records)
-    if not finished:
-        raise typer.Exit(1)
+        raise UserError("name at least one table or paper, or all; `qexp list tables` shows them")
+    wanted = parse_seeds(seeds)
+    plans = {name: cells(name, overrides, wanted) for name in chosen_tables(names)}
+    own = Store(Path(next(config.results_dir for found in plans.values() for config in found.values()))).query()
+    others = [record for root in committed() for record in Store(root).query()]
+    return plans, make_agenda(plans, own, others, only_missing)
 
 
 def parse_seeds(text: str) -> list[int] | None:
@@ -75,39 +120,61 @@ def parse_seeds(text: str) -> list[int] | None:
         raise UserError(f"--seeds {text}: expected whole numbers separated by commas, like 1000,2000") from None
 
 
-def _show_plan(cells: Sequence[ExperimentConfig]) -> None:
-    from qexp.results.store import Store
-    from qexp.runner.provenance import cell_id
+def _attempt(place: str, item: Item, quiet: bool) -> dict[str, str]:
+    """Run one experiment; by its cell id what went wrong, if anything did."""
+    from qexp.cli.agenda import name_of
+    from qexp.conf.errors import RunError, UserError
 
-    for cell in cells:
-        known = Store(Path(cell.results_dir)).load(cell_id(cell))
-        methods = ",".join(choice.name for choice in cell.method)
-        state = known.status if known else "to do"
-        typer.echo(f"{cell_id(cell)}  {state:<9} {methods} {cell.model.name} {cell.task.name} seed={cell.seed}")
+    print(f"{place} {name_of(item)}", file=sys.stderr)
+    try:
+        record = _run(item.config, quiet)
+    except (UserError, RunError) as error:
+        told = " ".join(str(error).split())
+    except typer.Exit:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        told = f"{type(error).__name__}: {error}"
+    else:
+        told = "" if record.status == "finished" else f"{record.status}: {record.message}"
+    if told:
+        print(f"qexp: {name_of(item)}: {told}", file=sys.stderr)
+    return {item.cell: f"{item.tables[0]}, {name_of(item)}: {told}"} if told else {}
 
 
-def _run(number: int, total: int, cell: ExperimentConfig, quiet: bool) -> Record:
+def _run(config: ExperimentConfig, quiet: bool) -> Record:
     from rich.console import Console
 
     from qexp.cli.progress import make_progress
     from qexp.cli.run import execute
     from qexp.results.store import Store
 
-    methods = ",".join(choice.name for choice in cell.method)
-    print(f"[{number}/{total}] {methods} {cell.model.name} {cell.task.name} seed={cell.seed}", file=sys.stderr)
-    return execute(cell, Store(Path(cell.results_dir)), make_progress(Console(stderr=True), quiet))
+    return execute(config, Store(Path(config.results_dir)), make_progress(Console(stderr=True), quiet))
 
 
-def _report(
-    name: str, found: dict[tuple[int, int, int], ExperimentConfig], records: list[Record], output: Path | None
-) -> None:
+def _report(name: str, found: Cells, output: Path | None) -> None:
     from qexp.cli.spec_table import make_command, spec_table
     from qexp.cli.table import print_table
+    from qexp.conf.errors import UserError
     from qexp.results.export import write_reference
+    from qexp.results.library import Library, committed
     from qexp.runner.plan import folder_of
 
-    known = {record.cell_id: record for record in records}
-    table = spec_table(name, found, known.get, make_command(name, next(iter(found.values())).scale))
+    config = next(iter(found.values()))
+    library = Library(Path(config.results_dir), committed())
+    try:
+        table = spec_table(name, found, library.find, make_command(name, config.scale))
+    except UserError as error:
+        print(f"qexp: {error}", file=sys.stderr)
+        return
     print_table(table)
     if output is not None:
         write_reference(table, output / folder_of(name))
+
+
+def _summarize(agenda: Agenda, ran: int, failures: Mapping[str, str]) -> None:
+    """How many ran, were there already, and failed, by name."""
+    there = len(agenda.items) - ran
+    print(f"{ran} experiments ran, {there} had a record, {len(failures)} failed or diverged", file=sys.stderr)
+    for cell, told in failures.items():
+        print(f"  {cell} {told}", file=sys.stderr)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qexp.conf.schema import VOLATILE_KEYS
+from qexp.conf.identity import VOLATILE_KEYS
 from qexp.results.rows import ABSENT, WITHOUT_EFFECT
 from qexp.results.select import labelled, text
 

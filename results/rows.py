@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qexp.conf.schema import VOLATILE_KEYS, VOLATILE_SUBKEYS
+from qexp.conf.identity import VOLATILE_KEYS, VOLATILE_SUBKEYS
 from qexp.results.schema import Record
 from qexp.results.select import Flat, check_keys, labelled, lookup, text
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from qexp.conf.errors import UserError
-from qexp.conf.schema import SETTLED_KEYS
+from qexp.conf.identity import SETTLED_KEYS
 from qexp.results.schema import Record
 
 Flat = dict[str, Any]

@@ -15,7 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from qexp.conf.catalog import did_you_mean
 from qexp.conf.errors import UserError
-from qexp.conf.schema import SETTLED_KEYS, ExperimentConfig, QuantConfig
+from qexp.conf.identity import SETTLED_KEYS
+from qexp.conf.schema import ExperimentConfig, QuantConfig
 from qexp.methods.registry import in_integers, settings_class
 
 INTEGER_BITS = 8

@@ -94,7 +94,7 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
 
 def _kept(cfg: ExperimentConfig) -> dict[str, int]:
     """Bytes of the trained network that stays on the disk, where there is one."""
-    from qexp.runner.trained import home_of
+    from qexp.runner.provenance import home_of
 
     size = sum(path.stat().st_size for path in home_of(cfg).rglob("*") if path.is_file())
     return {"disk_bytes": size} if size else {}

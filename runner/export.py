@@ -138,7 +138,7 @@ def load_exported(folder: Path | str, backend: str = "auto") -> IntegerModel:
 
 
 def _check_kept(cfg: ExperimentConfig) -> None:
-    from qexp.runner.trained import home_of
+    from qexp.runner.provenance import home_of
 
     home = home_of(cfg)
     if cfg.train.max_steps and not home.is_dir():

@@ -53,12 +53,12 @@ def plan(name: str, overrides: Sequence[str] = (), seeds: Sequence[int] | None =
 
     Cells of a grid that show different figures of one experiment share it.
     """
-    return unique(cells(name, overrides, seeds))
+    return list(by_id(cells(name, overrides, seeds)).values())
 
 
-def unique(found: Mapping[tuple[int, int, int], ExperimentConfig]) -> list[ExperimentConfig]:
-    """Each experiment of the cells once, in their order."""
-    return list({cell_id(config): config for config in found.values()}.values())
+def by_id(found: Mapping[tuple[int, int, int], ExperimentConfig]) -> dict[str, ExperimentConfig]:
+    """Each experiment of the cells once, by its cell id, in their order."""
+    return {cell_id(config): config for config in found.values()}
 
 
 def cells(

@@ -16,15 +16,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from qexp.conf.schema import (
+from qexp.conf.identity import (
     EVALUATION_KEYS,
     EVALUATION_SUBKEYS,
     LATER_SUBKEYS,
     QUANT_EVALUATION_SUBKEYS,
     VOLATILE_KEYS,
     VOLATILE_SUBKEYS,
-    ExperimentConfig,
 )
+from qexp.conf.schema import ExperimentConfig
 from qexp.methods.registry import later_settings, quantizes_training, trained_with
 from qexp.results.schema import RECORD_VERSION
 from qexp.runner.pretraining import pretraining_run
@@ -61,6 +61,16 @@ def training_id(cfg: ExperimentConfig) -> str:
     if quantizes_training(trained.method):
         config["quant"] = {k: v for k, v in asdict(cfg.quant).items() if k not in QUANT_EVALUATION_SUBKEYS}
     return _digest({"training": config})
+
+
+def trained_networks(cfg: ExperimentConfig) -> Path:
+    """The folder of all trained networks, each in a folder that its training id names."""
+    return Path(cfg.results_dir) / "trained"
+
+
+def home_of(cfg: ExperimentConfig) -> Path:
+    """The folder of the trained network."""
+    return trained_networks(cfg) / training_id(cfg)
 
 
 def _identity(cfg: ExperimentConfig) -> dict[str, Any]:

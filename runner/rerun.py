@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from qexp.conf.catalog import GROUPS, choices
-from qexp.conf.schema import SETTLED_KEYS, ExperimentConfig, MethodChoice
+from qexp.conf.identity import SETTLED_KEYS
+from qexp.conf.schema import ExperimentConfig, MethodChoice
 from qexp.methods.registry import BASELINE
 from qexp.results.select import flatten
 from qexp.runner.checking import check

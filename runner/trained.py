@@ -23,7 +23,7 @@ from qexp.models.saving import load_saved, save_model
 from qexp.models.sites import AdaptedModel
 from qexp.runner.batches import calibration_batches
 from qexp.runner.pretraining import pretraining_run, starting_model
-from qexp.runner.provenance import training_id
+from qexp.runner.provenance import home_of
 from qexp.runner.training import discard, resume_point, train
 
 if TYPE_CHECKING:
@@ -41,11 +41,6 @@ class Trained:
     methods: tuple[BaseMethod, ...]
     facts: dict[str, Any] = field(default_factory=dict)
     """Steps, final loss, curve, and the sites that the methods replaced: the record's ``training``."""
-
-
-def home_of(cfg: ExperimentConfig) -> Path:
-    """The folder of the trained network."""
-    return Path(cfg.results_dir) / "trained" / training_id(cfg)
 
 
 def origin(cfg: ExperimentConfig) -> ModelConfig:

@@ -23,7 +23,7 @@ ROOMS = {
 }
 """Room -> rooms that it may import: ``kernels <- models <- methods <- runner <- cli``; ``results <- runner, cli``."""
 
-CONTRACTS = {"qexp.conf.schema", "qexp.conf.tables", "qexp.conf.published", "qexp.conf.errors"}
+CONTRACTS = {f"qexp.conf.{name}" for name in ("schema", "identity", "tables", "published", "errors")}
 """All of ``conf`` that models, methods and results may know."""
 
 HEAVY = {

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from qexp.conf.schema import VOLATILE_KEYS
+from qexp.conf.identity import VOLATILE_KEYS
 from qexp.results.schema import Record
 from qexp.results.select import labelled, text
 from qexp.results.statistics import Summary

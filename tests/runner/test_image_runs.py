@@ -14,8 +14,8 @@ from qexp.results.store import Store
 from qexp.runner.compose import compose
 from qexp.runner.experiment import run_experiment
 from qexp.runner.progress import SilentProgress
+from qexp.runner.provenance import home_of
 from qexp.runner.tracking import NullTracker
-from qexp.runner.trained import home_of
 
 LAYERS = "model.dimensions.num_hidden_layers=2"
 NORM = "model.patch_layer_norm=true"

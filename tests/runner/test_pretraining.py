@@ -19,10 +19,9 @@ from qexp.runner.compose import compose, compose_dict
 from qexp.runner.experiment import run_experiment
 from qexp.runner.pretraining import pretraining_run
 from qexp.runner.progress import SilentProgress
-from qexp.runner.provenance import cell_id, training_id
+from qexp.runner.provenance import cell_id, home_of, training_id
 from qexp.runner.rerun import config_of, overrides_for
 from qexp.runner.tracking import NullTracker
-from qexp.runner.trained import home_of
 
 Configure = Callable[..., ExperimentConfig]
 ASKED = ("model=tiny_gpt2", "model.pretrain.task=books", "model.pretrain.max_steps=3")

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from qexp.conf.schema import VOLATILE_KEYS, ExperimentConfig
+from qexp.conf.identity import VOLATILE_KEYS
+from qexp.conf.schema import ExperimentConfig
 from qexp.runner import provenance
 from qexp.runner.provenance import Stopwatch, cell_id, collect, training_id
 from qexp.runner.rerun import config_of
