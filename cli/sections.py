@@ -10,15 +10,13 @@ from qexp.conf.catalog import SCALES, choices, did_you_mean
 from qexp.conf.errors import UserError
 
 if TYPE_CHECKING:
-    from qexp.conf.schema import ExperimentConfig
+    from qexp.cli.spec_table import Cells
     from qexp.conf.tables import TableConfig
     from qexp.results.grid import Found
-    from qexp.results.ledger import Deviation
     from qexp.results.library import Library
     from qexp.results.section import Section
     from qexp.results.table import Table
 
-Cells = dict[tuple[int, int, int], "ExperimentConfig"]
 DEFAULT_SCALE = "small"
 """Of the command that makes a table without records, where no scale is asked for."""
 
@@ -55,7 +53,7 @@ def sections(
 
 
 def _section(name: str, library: Library, scale: str | None, own: str, ledger: bool) -> Section:
-    from qexp.cli.spec_table import made_table, make_command, with_origin
+    from qexp.cli.spec_table import ledger_of, made_table, make_command, with_origin
     from qexp.results.section import Section
     from qexp.runner.plan import load_table
 
@@ -66,7 +64,7 @@ def _section(name: str, library: Library, scale: str | None, own: str, ledger: b
         if any(found.values()):
             command = make_command(name, at)
             table = with_origin(made_table(name, spec, found, at, command), library, own)
-            told = _ledger(name, spec, cells) if ledger else ()
+            told = ledger_of(name, spec, cells) if ledger else ()
             return Section(name, spec, at, command, table, told, _commands(spec, cells, found))
     at = scale or DEFAULT_SCALE
     return Section(name, spec, at, make_command(name, at), _published_alone(name, spec, at))
@@ -104,16 +102,3 @@ def _commands(spec: TableConfig, cells: Cells, found: Found) -> dict[str, str]:
             by_key = {word.partition("=")[0]: word for word in words}
             commands[record.cell_id] = f"qexp run {shlex.join(by_key.values())}"
     return commands
-
-
-def _ledger(name: str, spec: TableConfig, cells: Cells) -> tuple[Deviation, ...]:
-    """Against the same cells at ``scale=paper``, of one seed."""
-    from qexp.results.ledger import deviations
-    from qexp.runner.compose import to_dict
-    from qexp.runner.plan import cells as cells_at
-
-    seed = next(iter(cells))[0]
-    paper = cells_at(name, ["scale=paper"], [seed])
-    both = [{(x, y): to_dict(c) for (s, x, y), c in found.items() if s == seed} for found in (cells, paper)]
-    columns = [column.label for column in spec.columns] or [""]
-    return deviations(both[0], both[1], [row.title for row in spec.rows], columns)

@@ -13,25 +13,44 @@ if TYPE_CHECKING:
     from qexp.conf.schema import ExperimentConfig
     from qexp.conf.tables import TableConfig
     from qexp.results.grid import Found
+    from qexp.results.ledger import Deviation
     from qexp.results.library import Library
     from qexp.results.schema import Record
     from qexp.results.table import Table
 
+Cells = Mapping[tuple[int, int, int], "ExperimentConfig"]
+"""The experiment of each seed, column and row."""
 Find = Callable[[str], "Record | None"]
 """The record of a cell id, if there is one."""
 
 
-def spec_table(name: str, cells: Mapping[tuple[int, int, int], ExperimentConfig], find: Find, command: str) -> Table:
+def spec_table(name: str, cells: Cells, find: Find, command: str) -> Table:
     """The table ``name`` of its cells' records: in the paper's shape where it has columns, else a list of them.
 
     Raises:
         UserError: if a list of experiments has no record at all, or records do not fit the specification.
     """
+    from qexp.results.ledger import ledger_note
     from qexp.runner.plan import load_table
     from qexp.runner.provenance import cell_id
 
+    spec = load_table(name)
     found = {place: find(cell_id(config)) for place, config in cells.items()}
-    return made_table(name, load_table(name), found, next(iter(cells.values())).scale, command)
+    made = made_table(name, spec, found, next(iter(cells.values())).scale, command)
+    return replace(made, notes=(*made.notes, *ledger_note(ledger_of(name, spec, cells))))
+
+
+def ledger_of(name: str, spec: TableConfig, cells: Cells) -> tuple[Deviation, ...]:
+    """How ``cells`` differ from the same ones at ``scale=paper``, of one seed."""
+    from qexp.results.ledger import deviations
+    from qexp.runner.compose import to_dict
+    from qexp.runner.plan import cells as cells_at
+
+    seed = next(iter(cells))[0]
+    paper = cells_at(name, ["scale=paper"], [seed])
+    both = [{(x, y): to_dict(c) for (s, x, y), c in found.items() if s == seed} for found in (cells, paper)]
+    columns = [column.label for column in spec.columns] or [""]
+    return deviations(both[0], both[1], [row.title for row in spec.rows], columns)
 
 
 def made_table(name: str, spec: TableConfig, found: Found, scale: str, command: str) -> Table:

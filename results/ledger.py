@@ -16,6 +16,7 @@ Place = tuple[int, int]
 Configs = Mapping[Place, Mapping[str, Any]]
 NO_DEVIATION = ("scale", "seed", *WITHOUT_EFFECT)
 """The scale is what is compared; seeds are repetitions; the rest changes no figure."""
+EVERY_CELL = "every cell"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,20 @@ def deviations(here: Configs, paper: Configs, rows: Sequence[str], columns: Sequ
     )
 
 
+def ledger_note(found: Sequence[Deviation]) -> tuple[str, ...]:
+    """All deviations as one note for under a table; of another model only its name. Nothing where there are none."""
+    other_model = any(one.key == "model.name" for one in found)
+    told = [one for one in found if one.key == "model.name" or not (other_model and one.key.startswith("model."))]
+    if not told:
+        return ()
+    lines = [f"{one.key} {one.here} instead of {one.paper}{_only(one.where)}" for one in told]
+    return (f"Not as at scale=paper: {', '.join(lines)}.",)
+
+
+def _only(where: str) -> str:
+    return "" if where == EVERY_CELL else f" ({where})"
+
+
 def _value(flat: Mapping[str, Any], key: str) -> str:
     return text(flat[key]) if key in flat else ABSENT
 
@@ -54,4 +69,4 @@ def _where(places: set[Place], rows: Sequence[str], columns: Sequence[str]) -> s
         return f"{len(places)} of {len(rows) * len(columns)} cells"
     named = ["; ".join(rows[y] for y in ys)] if len(ys) < len(rows) else []
     named += ["; ".join(columns[x] for x in xs)] if len(xs) < len(columns) else []
-    return " on ".join(named) or "every cell"
+    return " on ".join(named) or EVERY_CELL
