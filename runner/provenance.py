@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import is_dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def training_id(cfg: ExperimentConfig) -> str:
     trained = replace(cfg, method=trained_with(cfg.method))
     config = _without(_identity(trained), EVALUATION_KEYS, EVALUATION_SUBKEYS)
     if quantizes_training(trained.method):
-        config["quant"] = {k: v for k, v in asdict(cfg.quant).items() if k not in QUANT_EVALUATION_SUBKEYS}
+        config["quant"] = {k: v for k, v in _data(cfg.quant).items() if k not in QUANT_EVALUATION_SUBKEYS}
     return _digest({"training": config})
 
 
@@ -75,7 +75,7 @@ def home_of(cfg: ExperimentConfig) -> Path:
 
 def _identity(cfg: ExperimentConfig) -> dict[str, Any]:
     """What may change a figure. A key that came later is left out at the value that older records imply."""
-    config = _without(asdict(cfg), VOLATILE_KEYS, VOLATILE_SUBKEYS)
+    config = _without(_data(cfg), VOLATILE_KEYS, VOLATILE_SUBKEYS)
     config["method"] = [
         {"name": choice["name"], "settings": _without_implied(choice["settings"], later_settings(choice["name"]))}
         for choice in config["method"]
@@ -87,6 +87,17 @@ def _identity(cfg: ExperimentConfig) -> dict[str, Any]:
     if config.pop("pretraining"):
         config["pretraining"] = training_id(pretraining_run(cfg))
     return config
+
+
+def _data(value: Any) -> Any:
+    """``dataclasses.asdict`` without its copies, which take most of the time of planning a thousand experiments."""
+    if is_dataclass(value):
+        return {name: _data(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, dict):
+        return {key: _data(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_data, value))
+    return value
 
 
 def _without_implied(values: dict[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
