@@ -10,7 +10,7 @@ WORKERS ?= auto
 PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format typecheck bench table report reproduce-all clean
+.PHONY: help quickstart test lint format typecheck check bench table report reproduce-all clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ format: $(VENV)/.ready ## Format, and mend what lint can mend
 
 typecheck: $(VENV)/.ready ## Check types (mypy, strict)
 	$(BIN)/mypy
+
+check: $(VENV)/.ready ## Recompute small experiments; fail when a figure moved beyond its tolerance
+	$(QEXP) check
 
 $(VENV)/.bench: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet $(PINS) -e '.[bench]'

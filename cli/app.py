@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from qexp.cli.check import check
 from qexp.cli.claims import EPILOG as CLAIMS_EXAMPLES
 from qexp.cli.claims import claims
 from qexp.cli.config import EPILOG as CONFIG_EXAMPLES
@@ -82,6 +83,7 @@ app.command("plan", epilog=REPRODUCE_EXAMPLES)(plan)
 app.command("reproduce", epilog=REPRODUCE_EXAMPLES)(reproduce)
 app.command("claims", epilog=CLAIMS_EXAMPLES)(claims)
 app.command("report", epilog=REPORT_EXAMPLES)(report)
+app.command("check")(check)
 app.command("export", epilog=EXPORT_EXAMPLES)(export)
 app.command("doctor")(doctor)
 
