@@ -14,10 +14,8 @@ from qexp.cli.show import ResultsDir
 from qexp.conf.errors import UserError
 
 if TYPE_CHECKING:
-    from qexp.conf.sweeps import LauncherConfig
     from qexp.runner.sweep.drive import Outcome
     from qexp.runner.sweep.folder import SweepFolder
-    from qexp.runner.sweep.sizing import Slot
     from qexp.runner.sweep.state import CellState, Snapshot
 
 EPILOG = (
@@ -95,7 +93,7 @@ def launch(folder: SweepFolder, settings: Sequence[str], quiet: bool) -> None:
     """Run what has no record yet, then say how it ended; exit code 1 where a cell has failed, 130 where stopped."""
     from qexp.cli.sweep_view import make_view
     from qexp.runner.sweep.drive import Outcome, drive
-    from qexp.runner.sweep.local import LocalPool
+    from qexp.runner.sweep.launchers import make_pool, make_slots
     from qexp.runner.sweep.settings import compose_settings
     from qexp.runner.sweep.state import Watch
 
@@ -104,24 +102,14 @@ def launch(folder: SweepFolder, settings: Sequence[str], quiet: bool) -> None:
     if snapshot.settled:
         _report(folder, Outcome(snapshot, stopped=False), quiet)
         return
-    slots = _slots(folder, composed.launcher, snapshot)
+    slots = make_slots(folder, composed.launcher, snapshot)
     folder.allow()
     number = folder.new_launch(settings)
     view = make_view(folder, quiet)
     view.plan(snapshot, slots)
     with view:
-        outcome = drive(folder, number, LocalPool(folder, number, slots), view.show)
+        outcome = drive(folder, number, make_pool(folder, number, composed.launcher, slots), view.show)
     _report(folder, outcome, quiet)
-
-
-def _slots(folder: SweepFolder, launcher: LauncherConfig, snapshot: Snapshot) -> list[Slot]:
-    from qexp.runner.sweep.sizing import predicted_memory, share_out, this_machine
-
-    todo = [state.cell for state in snapshot.cells if not state.settled]
-    models = {cell.config["model"]["name"] for cell in todo}
-    memory = launcher.memory or predicted_memory(folder.store.query(), models)
-    on_gpu = any(cell.config["device"] != "cpu" for cell in todo)
-    return share_out(launcher, len(todo), this_machine(), memory, on_gpu)
 
 
 def _show_plan(folder: SweepFolder) -> None:

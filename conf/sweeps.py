@@ -5,7 +5,7 @@ They change no figure and are no part of an experiment, so they are no part of i
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -30,6 +30,23 @@ class LauncherConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class SlurmConfig:
+    """An array job of ``workers`` tasks, and what each of them asks of the cluster."""
+
+    name: Literal["slurm"]
+    workers: Positive = 1
+    partition: str | None = None
+    time: Positive = 60
+    """Minutes, after which a task checkpoints and is queued again."""
+    cpus: Positive = 1
+    gpus: Annotated[int, Field(ge=0)] = 0
+    memory: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 4.0
+    """GiB."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further options of ``sbatch``."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class SearchConfig:
     max_crashes: Positive = 3
     """A cell in which so many processes died, in one launch of the sweep, has failed."""
@@ -37,5 +54,9 @@ class SearchConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class SweepConfig:
-    launcher: LauncherConfig
+    launcher: LauncherConfig | SlurmConfig
     sweep: SearchConfig = Field(default_factory=SearchConfig)
+
+
+LAUNCHERS: dict[str, type] = {"local": LauncherConfig, "slurm": SlurmConfig}
+"""``launcher=NAME`` -> what its settings must fit."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qexp.conf.errors import UserError
-from qexp.conf.sweeps import SETTINGS, SweepConfig
+from qexp.conf.sweeps import LAUNCHERS, SETTINGS, SearchConfig, SweepConfig
 from qexp.runner import choices
 from qexp.runner.checking import validate
 from qexp.runner.overrides import known, parse
@@ -29,9 +29,9 @@ def compose_settings(overrides: Sequence[str]) -> SweepConfig:
             choices.merged(tree, _nested(value.key.split("."), value.value))
         elif value.key != "launcher":
             raise UserError(f"{value.key}: write launcher=NAME, launcher.KEY=VALUE or sweep.KEY=VALUE")
-    settings = validate(SweepConfig, tree, "")
-    assert isinstance(settings, SweepConfig)
-    return settings
+    return SweepConfig(
+        validate(LAUNCHERS[launcher], tree["launcher"], "launcher"), validate(SearchConfig, tree["sweep"], "sweep")
+    )
 
 
 def _nested(path: Sequence[str], value: Any) -> dict[str, Any]:
