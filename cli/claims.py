@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qexp.cli.sections import ScaleWithRecords, What, chosen_tables, sections
 from qexp.cli.show import ResultsDir
 
 if TYPE_CHECKING:
@@ -30,22 +31,14 @@ STYLES = {"confirmed": "green", "refuted": "red", "not enough seeds": "yellow"}
 
 
 def claims(
-    what: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Tables of `qexp list tables`, papers, or all.", metavar="[TABLE|PAPER]...", show_default=False
-        ),
-    ] = None,
-    scale: Annotated[
-        str | None, typer.Option(help="smoke, small, medium or paper; each table's highest with records by default.")
-    ] = None,
+    what: What = None,
+    scale: ScaleWithRecords = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     results_dir: ResultsDir = "runs",
 ) -> None:
     """List every claim of the papers with its verdict and the numbers it rests on, from the records at hand."""
     from rich.console import Console
 
-    from qexp.cli.sections import chosen_tables, sections
     from qexp.results.library import Library, committed
     from qexp.results.store import collector_paused
 

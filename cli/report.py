@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from qexp.cli.sections import ScaleWithRecords, What, chosen_tables, sections
 from qexp.cli.show import ResultsDir
 
 EPILOG = (
@@ -18,20 +19,12 @@ EPILOG = (
 
 
 def report(
-    what: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Tables of `qexp list tables`, papers, or all.", metavar="[TABLE|PAPER]...", show_default=False
-        ),
-    ] = None,
-    scale: Annotated[
-        str | None, typer.Option(help="smoke, small, medium or paper; each table's highest with records by default.")
-    ] = None,
+    what: What = None,
+    scale: ScaleWithRecords = None,
     to: Annotated[Path, typer.Option("--to", "-o", help="The page to write.", metavar="FILE")] = Path("report.html"),
     results_dir: ResultsDir = "runs",
 ) -> None:
     """Write one HTML page that needs no network: tables, verdicts, and behind each figure where it comes from."""
-    from qexp.cli.sections import chosen_tables, sections
     from qexp.cli.table import write
     from qexp.results.library import Library, committed
     from qexp.results.report.page import to_report

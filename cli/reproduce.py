@@ -51,7 +51,7 @@ def plan(
     """Show what `qexp reproduce` would run: experiments done and to do, and time, memory and disk, from records."""
     from qexp.cli.agenda import print_agenda, print_items
 
-    plans, agenda = _planned(what, scale, seeds, only_missing)
+    plans, agenda, _ = _planned(what, scale, seeds, only_missing)
     if experiments:
         print_items(agenda.items)
     print_agenda(agenda, list(plans), scale)
@@ -76,7 +76,7 @@ def reproduce(
     if dry_run:
         plan(what, scale, seeds, only_missing)
         return
-    plans, agenda = _planned(what, scale, seeds, only_missing)
+    plans, agenda, theirs = _planned(what, scale, seeds, only_missing)
     failures: dict[str, str] = {}
     ran = 0
     for name, found in plans.items():
@@ -84,14 +84,16 @@ def reproduce(
         for number, item in enumerate(todo, start=1):
             failures |= _attempt(f"[{number}/{len(todo)}]", item, quiet)
         ran += len(todo)
-        _report(name, found, output)
+        _report(name, found, theirs, output)
     _summarize(agenda, ran, failures)
     if failures:
         raise typer.Exit(1)
 
 
-def _planned(what: list[str], scale: str, seeds: str, only_missing: bool) -> tuple[dict[str, Cells], Agenda]:
-    """The cells of each table, and every experiment once with its state and cost."""
+def _planned(
+    what: list[str], scale: str, seeds: str, only_missing: bool
+) -> tuple[dict[str, Cells], Agenda, dict[str, Record]]:
+    """The cells of each table, every experiment once with its state and cost, and the committed records by cell id."""
     from qexp.cli.sections import chosen_tables
     from qexp.conf.errors import UserError
     from qexp.results.library import committed
@@ -106,8 +108,8 @@ def _planned(what: list[str], scale: str, seeds: str, only_missing: bool) -> tup
     wanted = parse_seeds(seeds)
     plans = {name: cells(name, overrides, wanted) for name in chosen_tables(names)}
     own = Store(Path(next(config.results_dir for found in plans.values() for config in found.values()))).query()
-    others = [record for root in committed() for record in Store(root).query()]
-    return plans, make_agenda(plans, own, others, only_missing)
+    theirs = {record.cell_id: record for root in committed() for record in Store(root).query()}
+    return plans, make_agenda(plans, own, list(theirs.values()), only_missing), theirs
 
 
 def parse_seeds(text: str) -> list[int] | None:
@@ -152,18 +154,20 @@ def _run(config: ExperimentConfig, quiet: bool) -> Record:
     return execute(config, Store(Path(config.results_dir)), make_progress(Console(stderr=True), quiet))
 
 
-def _report(name: str, found: Cells, output: Path | None) -> None:
+def _report(name: str, found: Cells, theirs: Mapping[str, Record], output: Path | None) -> None:
     from qexp.cli.spec_table import make_command, spec_table
     from qexp.cli.table import print_table
     from qexp.conf.errors import UserError
     from qexp.results.export import write_reference
-    from qexp.results.library import Library, committed
+    from qexp.results.store import Store
     from qexp.runner.plan import folder_of
 
     config = next(iter(found.values()))
-    library = Library(Path(config.results_dir), committed())
+    store = Store(Path(config.results_dir))
     try:
-        table = spec_table(name, found, library.find, make_command(name, config.scale))
+        table = spec_table(
+            name, found, lambda cell: store.load(cell) or theirs.get(cell), make_command(name, config.scale)
+        )
     except UserError as error:
         print(f"qexp: {error}", file=sys.stderr)
         return

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from qexp.conf.catalog import SCALES, choices, did_you_mean
 from qexp.conf.errors import UserError
@@ -17,6 +19,15 @@ if TYPE_CHECKING:
     from qexp.results.section import Section
     from qexp.results.table import Table
 
+What = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Tables of `qexp list tables`, papers, or all.", metavar="[TABLE|PAPER]...", show_default=False
+    ),
+]
+ScaleWithRecords = Annotated[
+    str | None, typer.Option(help="smoke, small, medium or paper; each table's highest with records by default.")
+]
 DEFAULT_SCALE = "small"
 """Of the command that makes a table without records, where no scale is asked for."""
 
