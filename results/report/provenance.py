@@ -107,6 +107,7 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
         "versions": [_versions(one) for one in made],
         "data": [str(one.get("data_fingerprint", "")) for one in made],
         "trained network": [str(one.get("training_id", "")) for one in made],
+        "pictures beside the record": [", ".join(run.record.artifacts.values()) for run in runs],
         "phases": [_phases(run.record) for run in runs],
     }
     return [

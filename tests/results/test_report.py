@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from qexp.results.ledger import deviations
-from qexp.results.report.drawings import MOST, heat_map
+from qexp.results.report.dots import charts
+from qexp.results.report.drawings import MOST
+from qexp.results.report.heat import Heat, dimension_maps, heat_map
+from qexp.results.report.lines import curves, rounded
 from qexp.results.report.page import to_report
 from qexp.results.report.provenance import spark, took
 from qexp.results.section import Section, tally, tally_line
@@ -107,8 +110,58 @@ def test_verdicts_deviations_the_papers_figures_and_what_makes_more(page: str, s
 
 
 def test_pictures_are_drawn_and_their_number_is_told(page: str) -> None:
-    assert page.count('<table class="heat">') == page.count('<svg class="dots"') == 1 <= MOST
-    assert page.count('<td class="h5">36</td>') == 4
+    beside, *portraits = re.split(r"<template id=", page)
+    assert beside.count('<table class="heat">') == beside.count('<svg class="dots"') == 1 <= MOST
+    assert beside.count('<td class="h5">36</td>') == 4
+    assert len(portraits) == 1 and beside.count("data-portrait=") == 4  # four figures of one trained network
+    assert portraits[0].count('<table class="heat">') == 2 and portraits[0].count('<svg class="dots"') == 1
+    assert "Largest magnitude at 2 sites of 2 layers, in standard deviations: from 36 to 36" in portraits[0]
+
+
+def test_a_map_of_dimensions_shows_those_with_most_outliers() -> None:
+    def site(layer: int | None, *dims: list[int]) -> dict[str, Any]:
+        return {"role": "ffn_output", "layer": layer, "max_abs": 1.0, "std": 1.0, "outlier_dims": list(dims)}
+
+    sites = {"a": site(0, [7, 1000], [1, 1]), "b": site(1, [7, 10], *([100 + n, 2] for n in range(9))), "c": site(None)}
+    (drawn,) = dimension_maps({"sites": {**sites, "d": {**site(0, [5, 5]), "role": "query"}}})
+    assert drawn.columns == (7, *range(100, 107))
+    (_, first), (_, second) = drawn.rows
+    assert first[0] == Heat("1,000", 6) and set(first[1:]) == {None}  # empty is not zero
+    assert second[:2] == (Heat("10", 2), Heat("2", 0))
+    assert "dimension 7 holds 98% of those that are counted, and has some in 2 of 2 layers" in drawn.words
+    assert not list(dimension_maps({"sites": {"a": site(0)}})) and not list(dimension_maps({}))
+
+
+def test_scales_are_drawn_before_and_after_training() -> None:
+    initial = {"wte": {"weight": 1.0, "activation": 0.5, "gradient": 0.0}, "ln": {"activation": 2.0}}
+    told = {"kind": "tensor_scales", "initial": initial, "trained": {"wte": {"weight": 4.0, "activation": math.nan}}}
+    start, weights, activations = charts("scales", told)
+    assert start.series[2] == "gradients of activations" and [len(marks) for _, marks in start.lines] == [2, 1]
+    assert [dot.value for dot in weights.lines[0][1]] == ["1", "4"] and "after training from 4 to 4" in weights.words
+    assert [dot.value for dot in activations.lines[0][1]] == ["0.5"]
+    assert len(list(charts("scales", {**told, "trained": {}}))) == 1 and not list(charts("x", {"kind": "unknown"}))
+
+
+def test_curves_stand_under_their_table(page: str, sections: list[Section]) -> None:
+    assert page.count('<figure class="curves">') == 1  # tables without records have none
+    assert sections[0].table is not None
+    (drawn,) = curves(sections[0].table)
+    assert (
+        drawn.words.startswith("perplexity over <script>") and "Float: 4: 70.22 ± 0.11, 8: 70.22 ± 0.11." in drawn.words
+    )
+    first, second = (line.points for line in drawn.lines)
+    assert [point.x for point in first] == [x for x, _ in drawn.across] and first[0].x < first[1].x
+    assert first[0].y < second[0].y  # a larger figure stands higher
+    ends = {point.high for line in drawn.lines for point in line.points} | {p.low for p in (*first, *second)}
+    assert drawn.up[-1][0] <= min(ends) and max(ends) <= drawn.up[0][0]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.49, 0.81), (0.0, 0.0), (5.0, 5.0), (-3.0, 2.0), (1e-9, 2e-9), (80, 9e6)])
+def test_ticks_are_round_and_enclose_the_figures(low: float, high: float) -> None:
+    ticks = rounded(low, high)
+    assert ticks[0] <= low or math.isclose(ticks[0], low)
+    assert ticks[-1] >= high or math.isclose(ticks[-1], high)
+    assert 2 <= len(ticks) <= 7 and all(len(f"{tick:.12g}".strip("-0.").split("e")[0]) <= 3 for tick in ticks)
 
 
 def test_the_same_sections_give_the_same_page(page: str, sections: list[Section]) -> None:

@@ -92,6 +92,18 @@ def test_a_figure_opens_its_provenance_by_keyboard_and_gives_the_focus_back(brow
     assert browser.switch_to.active_element == figure
 
 
+def test_a_panel_shows_what_was_measured_of_its_network_once(browser: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    assert not browser.find_elements("css selector", "[data-portrait] > *")
+    for _ in range(2):
+        first(browser, "#paper-one .figure").send_keys(Keys.ENTER)
+        maps = texts(browser, ".panel:popover-open [data-portrait] summary")
+        assert maps[:2] == ["Outliers by site and layer", "Outliers by layer and hidden dimension"] and len(maps) == 3
+        browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert "36" in first(browser, "[data-portrait] .heat").get_attribute("textContent")
+
+
 def test_on_a_phone_only_the_tables_scroll_sideways(browser: Any) -> None:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
     browser.refresh()
