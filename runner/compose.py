@@ -8,8 +8,7 @@ user's values win over both; then the schema checks the whole. What the user lef
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from qexp.conf.catalog import SCALES
 from qexp.conf.errors import UserError
+from qexp.conf.plain import as_data, copied, copied_value
 from qexp.conf.schema import (
     IMAGE_KINDS,
     ExperimentConfig,
@@ -55,7 +55,7 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
     groups = {key: implied.pop(key) for key in ("train", "quant") if key in implied}
     if "quant" in groups.keys() - request.groups.keys():
         tree["quant"] = choices.choice("quant", groups["quant"])
-    config = _settle(deepcopy(tree), request, implied)
+    config = _settle(copied(tree), request, implied)
     if "train" not in request.groups:
         tree["train"] = choices.choice("train", groups.get("train", _recipe(config)))
         config = _settle(tree, request, implied)
@@ -72,7 +72,7 @@ def compose_dict(overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def to_dict(config: ExperimentConfig) -> dict[str, Any]:
     """A configuration as JSON-able data: dictionaries, lists and plain values."""
-    plain: dict[str, Any] = _plain(asdict(config))
+    plain: dict[str, Any] = _plain(as_data(config))
     return plain
 
 
@@ -159,7 +159,7 @@ def _apply(tree: Tree, value: Value, methods: tuple[str, ...]) -> None:
         parent, _, leaf = key.rpartition(".")
         _node(tree, parent.split(".") if parent else []).pop(leaf, None)
     else:
-        _set(tree, key, deepcopy(value.value))
+        _set(tree, key, copied_value(value.value))
 
 
 def _set(tree: Tree, key: str, value: Any) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from qexp.conf.identity import (
     VOLATILE_KEYS,
     VOLATILE_SUBKEYS,
 )
+from qexp.conf.plain import as_data
 from qexp.conf.schema import ExperimentConfig
 from qexp.methods.registry import later_settings, quantizes_training, trained_with
 from qexp.results.schema import RECORD_VERSION
@@ -59,7 +60,7 @@ def training_id(cfg: ExperimentConfig) -> str:
     trained = replace(cfg, method=trained_with(cfg.method))
     config = _without(_identity(trained), EVALUATION_KEYS, EVALUATION_SUBKEYS)
     if quantizes_training(trained.method):
-        config["quant"] = {k: v for k, v in _data(cfg.quant).items() if k not in QUANT_EVALUATION_SUBKEYS}
+        config["quant"] = {k: v for k, v in as_data(cfg.quant).items() if k not in QUANT_EVALUATION_SUBKEYS}
     return _digest({"training": config})
 
 
@@ -75,7 +76,7 @@ def home_of(cfg: ExperimentConfig) -> Path:
 
 def _identity(cfg: ExperimentConfig) -> dict[str, Any]:
     """What may change a figure. A key that came later is left out at the value that older records imply."""
-    config = _without(_data(cfg), VOLATILE_KEYS, VOLATILE_SUBKEYS)
+    config = _without(as_data(cfg), VOLATILE_KEYS, VOLATILE_SUBKEYS)
     config["method"] = [
         {"name": choice["name"], "settings": _without_implied(choice["settings"], later_settings(choice["name"]))}
         for choice in config["method"]
@@ -87,17 +88,6 @@ def _identity(cfg: ExperimentConfig) -> dict[str, Any]:
     if config.pop("pretraining"):
         config["pretraining"] = training_id(pretraining_run(cfg))
     return config
-
-
-def _data(value: Any) -> Any:
-    """``dataclasses.asdict`` without its copies, which take most of the time of planning a thousand experiments."""
-    if is_dataclass(value):
-        return {name: _data(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, dict):
-        return {key: _data(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_data, value))
-    return value
 
 
 def _without_implied(values: dict[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,12 +108,12 @@ def _digest(value: Any) -> str:
 
 def _canonical(value: Any) -> Any:
     """One spelling for equal values: tuples as lists, whole floats as integers (``0.0`` is ``0``)."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
     if isinstance(value, dict):
         return {str(key): _canonical(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_canonical(item) for item in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
     return value
 
 

@@ -75,7 +75,8 @@ def chapter(section: Section) -> Chapter:
     table = section.table
     if table is None:
         return Chapter(name, section, (), (), (), (), Pictures(), Pictures())
-    configs = {(y, x): settings(cell) for y, x, cell in _measured(table)}
+    firsts = {cell.runs[0].record.cell_id: cell.runs[0].record for _, _, cell in _measured(table)}
+    configs = {cell_id: settings(record) for cell_id, record in firsts.items()}
     common = shared(configs.values())
     drawn = portraits(table, name)
     apart = {*(verdict.line for verdict in table.verdicts), section.spec.note}
@@ -89,7 +90,7 @@ def chapter(section: Section) -> Chapter:
                 _title(table, y, x),
                 cell,
                 section,
-                [one for one in configs[y, x] if one not in common],
+                [one for one in configs[cell.runs[0].record.cell_id] if one not in common],
                 drawn.get(network(cell.runs[0].record)),
             )
             for y, x, cell in _measured(table)

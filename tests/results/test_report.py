@@ -18,6 +18,7 @@ from qexp.results.report.lines import curves, rounded
 from qexp.results.report.page import to_report
 from qexp.results.report.provenance import spark, took
 from qexp.results.section import Section, tally, tally_line
+from qexp.results.select import labelled
 
 
 class Reader(html.parser.HTMLParser):
@@ -196,7 +197,7 @@ def test_how_long_a_run_took(seconds: float | None, words: str) -> None:
 
 
 def _config(**train: Any) -> dict[str, Any]:
-    return {"method": [], "train": train, "scale": "small", "seed": 1, "results_dir": "x"}
+    return labelled({"method": [], "train": train, "scale": "small", "seed": 1, "results_dir": "x"})
 
 
 def test_deviations_say_where_they_hold() -> None:
