@@ -24,8 +24,8 @@ from qexp.results.library import REFERENCE
 from qexp.results.schema import Metric, Record
 from qexp.results.store import Store
 from qexp.runner.compose import to_dict
-from qexp.runner.plan import plan, table_names
 from qexp.runner.identity import cell_id
+from qexp.runner.plan import plan, table_names
 
 RECORDS = 2000
 MODEL = REFERENCE / "quantizable_transformers.finetuned_encoder"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import html.parser
+import itertools
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from qexp.results import grid
 from qexp.results.ledger import deviations
 from qexp.results.report.dots import charts
 from qexp.results.report.drawings import MOST
@@ -17,6 +20,7 @@ from qexp.results.report.heat import Heat, dimension_maps, heat_map
 from qexp.results.report.lines import curves, rounded
 from qexp.results.report.page import to_report
 from qexp.results.report.provenance import spark, took
+from qexp.results.schema import Record
 from qexp.results.section import Section, tally, tally_line
 from qexp.results.select import labelled
 
@@ -48,6 +52,49 @@ def page(sections: list[Section]) -> str:
 def test_everything_from_records_and_specifications_is_text(page: str) -> None:
     assert "<script>document" not in page and "&lt;script&gt;document" in page
     assert len(Reader(page).all("script")) == 1
+
+
+def test_no_string_of_a_record_is_markup(sections: list[Section]) -> None:
+    """Whatever a record says of its machine, sites, pictures, end and address: a run of somebody else's may say it."""
+    section = sections[0]
+    assert section.table is not None
+    places = [(y, x, cell) for y, row in enumerate(section.table.cells) for x, cell in enumerate(row)]
+    found = {
+        (run.record.config["seed"], x - section.table.labels, y): _poisoned(run.record)
+        for y, x, cell in places
+        for run in cell.runs
+    }
+    table = grid.build(section.spec, found, scale="small", command="qexp run")
+    page = to_report([replace(section, table=table)])
+    reader = Reader(page)
+    assert [tag for tag, _ in reader.tags].count("script") == 1 and "<script>document" not in page
+    assert "".join(reader.text).count(HOSTILE) > 100
+    assert {one["href"] for one in reader.all("a") if "x.org" in (one.get("href") or "")} == {
+        'https://x.org/">' + HOSTILE
+    }
+
+
+HOSTILE = "<script>document.title = 'run'</script>"
+
+
+def _poisoned(record: Record) -> Record:
+    def poison(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: poison(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [poison(item) for item in value]
+        return HOSTILE + value if isinstance(value, str) else value
+
+    return replace(
+        record,
+        status="diverged",
+        message=HOSTILE,
+        config={**record.config, "model": poison(record.config["model"])},
+        provenance={**poison(record.provenance), "wandb": 'https://x.org/">' + HOSTILE},
+        outliers=poison(record.outliers),
+        artifacts={"heatmap": HOSTILE},
+        timings={HOSTILE: 2.0},
+    )
 
 
 def test_nothing_is_asked_for_from_elsewhere(page: str) -> None:
@@ -82,6 +129,13 @@ def test_every_table_has_headings_with_a_scope_and_a_box_of_its_own(page: str) -
     assert all(one["tabindex"] == "0" and (one.get("aria-label") or one.get("aria-labelledby")) for one in boxes)
     assert all(one.get("aria-label") or one.get("aria-hidden") for one in reader.all("svg"))
     assert {"header", "nav", "main"} <= {tag for tag, _ in reader.tags} and reader.all("html") == [{"lang": "en"}]
+
+
+def test_headings_follow_each_other_and_nothing_moves(page: str) -> None:
+    levels = [int(tag[1]) for tag, _ in Reader(page).tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert not re.search(r"transition|animation|scroll-behavior|@keyframes", page)  # prefers-reduced-motion: for all
 
 
 def test_a_figure_opens_its_runs_and_a_missing_one_opens_nothing(page: str, sections: list[Section]) -> None:

@@ -92,6 +92,20 @@ def test_a_figure_opens_its_provenance_by_keyboard_and_gives_the_focus_back(brow
     assert browser.switch_to.active_element == figure
 
 
+def test_whoever_tabs_sees_where_they_are(browser: Any) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    for place in range(12):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        focused = browser.switch_to.active_element
+        if place == 0:
+            assert focused.text == "Skip to the overview" and focused.is_displayed()
+        assert focused.tag_name in ("a", "button", "div", "select", "summary")
+        assert focused.value_of_css_property("outline-style") == "solid", focused.get_attribute("outerHTML")
+        assert focused.value_of_css_property("outline-width") == "2px"
+
+
 def test_a_panel_shows_what_was_measured_of_its_network_once(browser: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 
