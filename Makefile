@@ -6,6 +6,7 @@ QEXP := $(BIN)/qexp
 SCALE ?= small
 RESULTS ?= runs
 WORKERS ?= auto
+SEEDS ?=
 # The pins are for Python 3.11 and later; an older Python takes the ranges of pyproject.toml.
 PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
 
@@ -54,8 +55,8 @@ table: $(VENV)/.ready ## Table every record below RESULTS
 report: $(VENV)/.ready ## Every table, claim and figure as one page, report.html
 	$(QEXP) report --results-dir $(RESULTS)
 
-reproduce-all: $(VENV)/.ready ## Run every table at SCALE (small), then write the report: goes on where it stopped
-	$(QEXP) reproduce all --scale $(SCALE) results_dir=$(RESULTS) --output $(RESULTS)/tables; status=$$?; \
+reproduce-all: $(VENV)/.ready ## Run every table at SCALE (small) with its SEEDS or these, then write the report
+	$(QEXP) reproduce all --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) results_dir=$(RESULTS) --output $(RESULTS)/tables; status=$$?; \
 	$(QEXP) report --results-dir $(RESULTS) --to $(RESULTS)/report.html; exit $$status
 
 clean: ## Remove the environment and caches (never records)

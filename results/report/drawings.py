@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -36,8 +36,9 @@ class Portrait:
 
 def heat_maps(table: Table) -> Pictures[HeatMap]:
     """One heat map for each network whose outliers were measured, of its first seed."""
-    found = (heat_map(label, record.outliers) for label, record in _networks(table) if record.outliers)
-    return _pictures([one for one in found if one is not None])
+    measured = [(label, record.outliers) for label, record in _networks(table) if record.outliers.get("sites")]
+    drawn = (heat_map(label, outliers) for label, outliers in measured[:MOST])
+    return Pictures(tuple(one for one in drawn if one is not None), len(measured))
 
 
 def dot_charts(table: Table) -> Pictures[Dots]:
@@ -48,10 +49,6 @@ def dot_charts(table: Table) -> Pictures[Dots]:
         for method, told in record.analysis.items()
         for chart in charts(f"{label}: {method}", told)
     ]
-    return _pictures(found)
-
-
-def _pictures(found: Sequence[Picture]) -> Pictures[Picture]:
     return Pictures(tuple(found[:MOST]), len(found))
 
 
