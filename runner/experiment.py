@@ -16,6 +16,7 @@ from qexp.runner.disk import full_disk_explained
 from qexp.runner.identity import cell_id
 from qexp.runner.provenance import collect
 from qexp.runner.stopwatch import Stopwatch
+from qexp.runner.tracking import by_wandb_agent
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +62,8 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
     """
     cell = cell_id(cfg)
     if (known := store.load(cell, cfg.table)) is not None:
+        if by_wandb_agent():
+            tracker.summary(known)
         return _filed(known, cfg.table, store)
     store.check_writable()
     findings, status, message = Findings(), "finished", ""
