@@ -75,7 +75,7 @@ def _section(name: str, library: Library, scale: str | None, own: str, ledger: b
         if any(found.values()):
             command = make_command(name, at)
             table = with_origin(made_table(name, spec, found, at, command), library, own)
-            told = ledger_of(name, spec, cells) if ledger else ()
+            told = ledger_of(name, spec, cells) if ledger and at != SCALES[-1] else ()
             return Section(name, spec, at, command, table, told, _commands(spec, cells, found))
     at = scale or DEFAULT_SCALE
     return Section(name, spec, at, make_command(name, at), _published_alone(name, spec, at))
