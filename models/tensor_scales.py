@@ -76,6 +76,8 @@ def random_batch(model: AdaptedModel, rows: int, length: int) -> dict[str, Tenso
     if network.loss_type == "ForSequenceClassification":
         labels = torch.randint(max(config.num_labels, 2), (rows,), generator=generator)
         labels = labels.float() if config.problem_type == "regression" else labels
+    if network.loss_type == "ForQuestionAnswering":
+        labels = torch.randint(length, (rows, 2), generator=generator)
     return {"input_ids": tokens.to(device), "labels": labels.to(device)}
 
 

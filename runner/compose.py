@@ -205,8 +205,9 @@ def resolve_objective(config: ExperimentConfig) -> Objective:
         return "image_classification"
     if task.objective == "image_classification":
         raise UserError(f"task.objective=image_classification: task={task.name} has no images")
-    if task.kind in ("glue", "pydocs_labels"):
+    if task.kind in ("glue", "squad", "pydocs_labels"):
         natural: Objective = "regression" if task.subset == "stsb" else "classification"
+        natural = "question_answering" if task.kind == "squad" else natural
         return natural if task.objective == "auto" else task.objective
     if task.objective != "auto" and model.family == "auto":
         return task.objective
@@ -221,7 +222,7 @@ def _recipe(config: ExperimentConfig) -> str:
     objective = config.task.objective
     if objective == "image_classification" and not is_pretrained(config.model):
         return "train_images"
-    if objective in ("classification", "regression", "image_classification"):
+    if objective in ("classification", "regression", "image_classification", "question_answering"):
         return "finetune"
     if config.task.kind == "characters":
         return "pretrain_chars"
