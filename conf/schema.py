@@ -50,7 +50,10 @@ class PlantConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class PretrainConfig:
-    """Training of a model from scratch, without any method, before the run proper: on which text, and how long."""
+    """Training of a model from scratch before the run proper: on which text, and how long.
+
+    Without any method but one that only starts from scratch (``unit_scaling``), which both trainings have.
+    """
 
     task: str
     """The name of a running text, or a folder of one."""
@@ -58,6 +61,8 @@ class PretrainConfig:
     """The recipe; null: ``pretrain_clm`` or ``pretrain_mlm``, as the family asks."""
     max_steps: Positive | None = None
     """Instead of the recipe's."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Further values of ``train`` instead of the recipe's: ``learning_rate``, ``precision``."""
 
 
 @dataclass(frozen=True, config=STRICT)

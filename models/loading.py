@@ -69,7 +69,7 @@ def load_model(
             config = _checkpoint_config(checkpoint, family, objective, num_labels)
         fit_head(config, objective, num_labels, tokenizer)
         if objective != "image_classification":
-            _check_sizes(config, objective, tokenizer, max_length)
+            check_sizes(config, objective, tokenizer, max_length)
         network = network_class(objective)
         model = scratch_model(config, network) if checkpoint is None else _read(checkpoint, config, network)
     return finish(model, family)
@@ -135,9 +135,9 @@ def seeded(seed: int) -> Iterator[None]:
 def finish(model: Any, family: str) -> Any:
     """Float32, evaluation mode, GPT-2's positions counted over real tokens only, answers' scores as ``logits``."""
     from qexp.models.adapters._common import swap_class
-    from qexp.models.spans import CLASS_NAME, SpanLogits
+    from qexp.models.spans import SpanLogits
 
-    if type(model).__name__.endswith(CLASS_NAME):
+    if type(model).__name__.endswith("ForQuestionAnswering"):
         swap_class(model, SpanLogits)
     if family == "gpt2":
         model.base_model.register_forward_pre_hook(_count_real_positions, with_kwargs=True)
@@ -185,7 +185,8 @@ def check_labels(config: Any, objective: Objective, num_labels: int | None) -> N
         )
 
 
-def _check_sizes(config: Any, objective: Objective, tokenizer: Any, max_length: int) -> None:
+def check_sizes(config: Any, objective: Objective, tokenizer: Any, max_length: int) -> None:
+    """Raises UserError for a length or a vocabulary that the network has no room for."""
     if max_length > usable_positions(config):
         raise UserError(
             f"task.max_length={max_length} is longer than the model's {usable_positions(config)} positions: "

@@ -9,9 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import TokenClassifierOutput
 
-CLASS_NAME = "ForQuestionAnswering"
-"""How transformers' classes with this head end."""
-
 
 class SpanLogits(nn.Module):
     """Mixin for a network with transformers' span head: ``logits`` [B, 2, T] as any other task has, start first.

@@ -7,35 +7,29 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForQuestionAnswering
+from transformers import AutoModelForQuestionAnswering
 
 from qexp.conf.errors import UserError
 from qexp.models.adapt import adapt
 from qexp.models.loading import check_objective, finish, network_class
 
 ENCODERS = ("bert", "roberta", "ernie")
-SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
-
-
-def make(family: str) -> Any:
-    torch.manual_seed(0)
-    sizes = {**SIZES, "vocab_size": 61, "pad_token_id": 1, "max_position_embeddings": 40}
-    config = AutoConfig.for_model(family, **sizes, attn_implementation="eager")
-    return AutoModelForQuestionAnswering.from_config(config).eval()
 
 
 @pytest.mark.parametrize("family", ENCODERS)
-def test_logits_and_loss_are_transformers_own(family: str, tokens: Callable[..., Any]) -> None:
+def test_logits_and_loss_are_transformers_own(
+    family: str, network: Callable[..., Any], tokens: Callable[..., Any]
+) -> None:
     inputs = tokens(padding="right")
     labels = torch.tensor([[0, 0], [3, 5], [4, 4]])
-    plain = make(family)(**inputs, start_positions=labels[:, 0], end_positions=labels[:, 1])
-    model = adapt(finish(make(family), family)).module
+    plain = network(family, "questions")(**inputs, start_positions=labels[:, 0], end_positions=labels[:, 1])
+    model = adapt(finish(network(family, "questions"), family)).module
     ours = model(**inputs, labels=labels)
     assert torch.allclose(ours.logits, torch.stack((plain.start_logits, plain.end_logits), 1), atol=1e-6)
     assert torch.allclose(ours.loss, plain.loss, atol=1e-6)
     assert torch.allclose(model(**inputs, labels=labels, num_items_in_batch=12).loss, ours.loss / 2)
     assert model(**inputs).loss is None
-    assert type(model).__name__ == type(make(family)).__name__
+    assert type(model).__name__ == type(network(family, "questions")).__name__
 
 
 def test_only_encoders_find_answers() -> None:
