@@ -120,8 +120,10 @@ def _recipe_of(
     """
     values = tuple(Value(f"train.{key}", value) for key, value in settings.items())
     request = Request(groups={"train": known("train", name), "scale": config.scale}, values=values)
-    shared = {k: v for k, v in implied.items() if k.startswith("train.") and from_scratch_only(config.method)}
-    return _settle(_compose_groups(request), request, shared).train
+    own = from_scratch_only(config.method)
+    shared = {key: value for key, value in implied.items() if own and key.startswith("train.")}
+    train = _settle(_compose_groups(request), request, shared).train
+    return settle_precision(replace(config, train=train, method=own), [value.key for value in values]).train
 
 
 def _with_bits(choice: MethodChoice, quant: QuantConfig) -> MethodChoice:

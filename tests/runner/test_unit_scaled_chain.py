@@ -110,6 +110,7 @@ def test_the_recipe_takes_values_of_its_own(chain: Configure) -> None:
     config = chain(*settings)
     assert config.pretraining is not None
     assert (config.pretraining.train.learning_rate, config.pretraining.train.precision) == (0.02, "fp8")
+    assert config.pretraining.train.rounding == "nearest"
     assert config.train.precision == "fp32"
     assert home_of(pretraining_run(config)) != home_of(pretraining_run(chain()))
     with pytest.raises(UserError, match="model.pretrain: unknown key train.learning_rat; did you mean"):
