@@ -73,7 +73,7 @@ def resume(
     """
     from qexp.runner.sweep.folder import find_sweep
     from qexp.runner.sweep.plan import changes
-    from qexp.runner.sweep.settings import split
+    from qexp.runner.sweep.settings import gone_on, split
 
     given = [*([sweep_id] if "=" in sweep_id else []), *(settings or [])]
     folder = find_sweep(Path(results_dir), "" if "=" in sweep_id else sweep_id)
@@ -86,7 +86,7 @@ def resume(
             f"sweep {folder.plan.sweep_id[:8]} would be another one today: {'; '.join(different[:3])}{more}. Its "
             f"records stay; start the new one with: qexp sweep {' '.join(folder.plan.overrides)}"
         )
-    launch(folder, [*folder.settings(folder.launch()), *own], quiet)
+    launch(folder, gone_on(folder.settings(folder.launch()), own), quiet)
 
 
 def launch(folder: SweepFolder, settings: Sequence[str], quiet: bool) -> None:
