@@ -58,8 +58,8 @@ class RayConfig:
 
     name: Literal["ray"]
     address: str | None = None
-    """HOST:PORT or auto, of a cluster of which this machine is a node; null takes RAY_ADDRESS, and without it starts
-    a cluster of this machine alone."""
+    """``HOST:PORT`` or ``auto`` of a cluster of which this machine is a node; ``local`` starts one of this machine
+    alone, as null does unless there is RAY_ADDRESS."""
     workers: Positive = 1
     cpus: Positive = 1
     gpus: Annotated[float, Field(ge=0.0, allow_inf_nan=False), AfterValidator(_share_or_whole)] = 0.0

@@ -81,7 +81,7 @@ def check_answers(address: str) -> None:
 def _check_port(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "/" in host:
-        raise UserError(f"launcher.address={address}: write HOST:PORT of the cluster's head node, or auto")
+        raise UserError(f"launcher.address={address}: write HOST:PORT of the cluster's head node, auto or local")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:

@@ -83,11 +83,10 @@ class RemoteWorker:
         else:
             ray.kill(self._actor)
 
-    def wait(self) -> int:
+    def wait(self) -> None:
         import ray
 
         ray.wait([self._code], timeout=KILL_SECONDS)
-        return self.poll() or 0
 
 
 def _is_there(result: Any) -> bool:

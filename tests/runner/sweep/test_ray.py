@@ -63,5 +63,5 @@ def test_addresses_that_no_cluster_has_are_told_at_once() -> None:
         free.bind(("127.0.0.1", 0))
         with pytest.raises(UserError, match="nothing answers at 127.0.0.1:.*refused"):
             check_answers(f"127.0.0.1:{free.getsockname()[1]}")
-    with pytest.raises(UserError, match="write HOST:PORT of the cluster's head node, or auto"):
+    with pytest.raises(UserError, match="write HOST:PORT of the cluster's head node, auto or local"):
         check_answers("ray://127.0.0.1:10001")
