@@ -12,7 +12,7 @@ from rich.table import Table
 from qexp.cli.analysis import print_analysis
 from qexp.cli.certificate import print_executed
 from qexp.cli.progress import duration
-from qexp.results.schema import INTEGER, ON, OWN, Metric, Record
+from qexp.results.schema import INTEGER, ON, OWN, PREDICTIONS, Metric, Record
 from qexp.results.select import model_label
 from qexp.results.store import Store
 
@@ -32,8 +32,9 @@ def print_summary(console: Console, record: Record, store: Store) -> None:
     _print_outliers(console, record)
     print_analysis(console, record)
     lines = {"record": str(path)}
-    if record.artifacts:
-        lines["pictures"] = f"{len(record.artifacts)} in {(path.parent / next(iter(record.artifacts.values()))).parent}"
+    pictures = [name for what, name in record.artifacts.items() if what != PREDICTIONS]
+    if pictures:
+        lines["pictures"] = f"{len(pictures)} in {(path.parent / pictures[0]).parent}"
     for name, text in lines.items():
         console.print(f"{name:<9} {text}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"again     qexp show {record.cell_id[:8]}", highlight=False)

@@ -12,6 +12,7 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ class Store:
             except OSError as error:
                 raise UserError(f"cannot read {path}: {error.strerror}") from error
             else:
-                yield record
+                yield replace(record, folder=path.parent)
         if stale:
             log.warning("%d record(s) in %s are another qexp version's and not used; run them again", stale, self.root)
 
