@@ -40,16 +40,20 @@ def print_summary(console: Console, record: Record, store: Store) -> None:
     console.print(f"again     qexp show {record.cell_id[:8]}", highlight=False)
 
 
-def _print_head(console: Console, record: Record) -> None:
+def title(record: Record) -> str:
+    """What was run, as markup: ``vanilla · minilm · sst2 · scale small · seed 1000``."""
     config = record.config
     methods = " + ".join(choice["name"] for choice in config["method"])
     names = [methods, model_label(config["model"]), config["task"]["name"]]
+    return f"[bold]{escape(' · '.join(names))}[/] · scale {config['scale']} · seed {config['seed']}"
+
+
+def _print_head(console: Console, record: Record) -> None:
     style = STATUS_STYLE.get(record.status, "red")
     seconds = sum(record.timings.values())
     took = f" in {duration(seconds)}" if seconds else ""
     console.print(
-        f"[bold]{escape(' · '.join(names))}[/] · scale {config['scale']} · seed {config['seed']}\n"
-        f"[{style}]{record.status}[/]{took}",
+        f"{title(record)}\n[{style}]{record.status}[/]{took}",
         highlight=False,
     )
     if record.message:

@@ -85,11 +85,11 @@ def path_of(record: Record) -> Path | None:
 
 def read(record: Record, setting: str, metric: str) -> Outcomes | None:
     """What the examples contributed to one figure; None where that was not kept or cannot be read."""
-    import numpy as np
-
     path, ending = path_of(record), ending_of(metric)
     if path is None:
         return None
+    import numpy as np
+
     try:
         with np.load(path, allow_pickle=False) as file:
             if f"{setting}{ending}" not in file:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+LEVEL = 0.05
 RESAMPLES = 9999
 """Permutations that are drawn where there are more; fewer are all gone through, so that p is exact."""
 
@@ -39,6 +40,30 @@ def differs(a: Summary, b: Summary) -> bool:
     either spread is unknown.
     """
     return a.std is not None and b.std is not None and abs(a.mean - b.mean) > a.std + b.std
+
+
+def interval(found: Summary) -> tuple[float, float]:
+    """The 95 % interval of the mean by Student's t; the mean itself where the differences have no variance."""
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(found.n - 1, 1 - LEVEL / 2)) * _standard_error(found)
+    return found.mean - half, found.mean + half
+
+
+def p_at(found: Summary, bound: float) -> float:
+    """Two-sided p of the mean lying at ``bound``, by Student's t; without variance 2^(1 - n), the sign test's."""
+    from scipy.special import stdtr
+
+    error = _standard_error(found)
+    if error == 0:
+        return float(2.0 ** (1 - found.n))
+    return float(2 * stdtr(found.n - 1, -abs(found.mean - bound) / error))
+
+
+def _standard_error(found: Summary) -> float:
+    """Of the mean; differences that are alike but for rounding have none."""
+    std = found.std or 0.0
+    return 0.0 if std <= 1e-12 * max(1.0, abs(found.mean)) else std / math.sqrt(found.n)
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> float | None:
