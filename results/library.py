@@ -32,6 +32,11 @@ class Library:
         return record.cell_id in self._own
 
     @property
+    def own(self) -> list[Record]:
+        """The user's records."""
+        return list(self._own.values())
+
+    @property
     def scales(self) -> frozenset[str]:
         """Every scale at which some record was measured."""
         records = (*self._own.values(), *self._others.values())

@@ -231,6 +231,17 @@ def test_the_same_cell_in_two_tables_counts_once(store: Store, make: Make) -> No
     assert store.find(record.cell_id[:5]).cell_id == record.cell_id
 
 
+def test_the_same_cell_with_unlike_figures_is_told(store: Store, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    record = make(float=math.nan)
+    copy = replace(record, config={**record.config, "table": "other"})
+    store.save(record)
+    store.save(copy)
+    assert len(store.query()) == 1 and not caplog.records
+    store.save(replace(copy, metrics=make(float=64.0).metrics))
+    assert math.isnan(store.query()[0].metrics["float"]["perplexity"].value)
+    assert f"cell {record.cell_id} has unlike figures in tables adhoc and other; the first is used" in caplog.text
+
+
 def test_what_is_no_record_is_left_alone(store: Store, make: Make) -> None:
     store.save(make())
     strangers = [store.root / "adhoc" / "notes.json", store.root / "cache" / f"{'0' * 16}.json"]
