@@ -83,7 +83,7 @@ def _with_stale(made: Table, places: Cells, library: Library) -> Table:
     from qexp.runner.agenda import STALE, make_agenda
 
     stale = make_agenda({"": places}, library.own).counts()[STALE]
-    told = f"{stale} experiments have records of an older recipe version, which are not used."
+    told = f"{stale} of the missing experiments have a record of another recipe version, which is not used."
     return replace(made, notes=(*made.notes, told)) if stale else made
 
 

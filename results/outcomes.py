@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import uuid
 import zipfile
 from collections.abc import Mapping
@@ -81,6 +82,17 @@ def path_of(record: Record) -> Path | None:
     """Where the record's predictions lie; None where it has none or was not read from a folder."""
     name = record.artifacts.get(PREDICTIONS)
     return None if record.folder is None or name is None else record.folder / name
+
+
+def copy(record: Record, folder: Path) -> dict[str, str]:
+    """Copy the record's predictions, where it has some, and give their entry among the ``artifacts`` there."""
+    path = path_of(record)
+    if path is None or not path.is_file():
+        return {}
+    if path.resolve() != (folder / FILE).resolve():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / FILE)
+    return {PREDICTIONS: f"{folder.name}/{FILE}"}
 
 
 def read(record: Record, setting: str, metric: str) -> Outcomes | None:

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qexp.results.export import write_reference
 from qexp.results.outcomes import Outcomes, path_of, read, write
 from qexp.results.schema import Record, ending_of
 from qexp.results.store import Store, to_json
+from qexp.results.table import build
 
 CLASSES = Outcomes("class", np.array([1, 0, 1], np.int64), np.array([1, 1, 1], np.int64), "e1")
 LOSSES = Outcomes("loss", np.array([300.25, 298.5]), np.array([63, 63], np.int64), "e2")
@@ -54,6 +56,15 @@ def test_a_damaged_file_is_as_none(kept: Record, damage: Callable[[bytes], bytes
     assert read(kept, "float", "accuracy") is None
     path.unlink()
     assert read(kept, "float", "accuracy") is None and Store(path.parents[2]).load(kept.cell_id) == kept
+
+
+def test_a_committed_table_has_them_where_it_is_asked_to(kept: Record, tmp_path: Path) -> None:
+    for wanted in (True, False, True):
+        folder = tmp_path / f"committed {wanted}"
+        write_reference(build([kept]), folder, predictions=wanted)
+        (again,) = Store(folder).query()
+        assert (read(again, "float", "accuracy") is not None) == wanted == bool(again.artifacts)
+        write_reference(build([again]), folder, predictions=wanted)
 
 
 def test_objects_are_not_loaded(kept: Record) -> None:
