@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from qexp.results.outcomes import Outcomes
 from qexp.results.schema import Metric
-from qexp.runner.tasks.answers import DEFINITIONS, F1
+from qexp.runner.tasks.answers import DEFINITIONS, EXACT_MATCH, F1, scores
 from qexp.runner.tasks.base import Examples, Progress, TokenTask, require_finite, run, shuffled
 from qexp.runner.tasks.cache import Arrays
 from qexp.runner.tasks.classification import LabelledTexts, Padding
@@ -34,6 +35,7 @@ class QuestionTask(TokenTask):
     """
 
     primary_metric = F1
+    outcome = "answer"
 
     def __init__(self, *args: Any):
         super().__init__(*args)
@@ -49,17 +51,22 @@ class QuestionTask(TokenTask):
     def evaluation(self) -> Examples:
         return self._examples(self.corpus.eval_splits[0])
 
-    def evaluate(
+    def predict(
         self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
-    ) -> dict[str, Metric]:
-        from qexp.runner.tasks.squad_metric import compute
-
+    ) -> dict[str, Outcomes]:
         split = self.corpus.eval_splits[0]
-        answers, used = self.corpus.split(split)[ANSWERS], self._used(split)
-        references = [answers[row][TEXT] for row in used]
-        found = compute(self.answers(model, batch_size, device, progress), references)
+        right, used = self.corpus.split(split)[ANSWERS], self._used(split)
+        given = self.answers(model, batch_size, device, progress)
+        found = scores(given, [right[row][TEXT] for row in used])
+        values = np.array(found[F1]) + np.array(found[EXACT_MATCH])
+        questions = sha256(self.fingerprint.encode() + used.tobytes()).hexdigest()[:16]
+        return {"": Outcomes(self.outcome, values, np.full_like(values, 2.0), questions)}
+
+    def score(self, found: Mapping[str, Outcomes]) -> dict[str, Metric]:
+        values = found[""].values
+        figures = {F1: np.minimum(values, 1.0).mean(), EXACT_MATCH: (values == 2.0).mean()}
         return {
-            name: Metric(found[name], higher_is_better=True, n=len(used), definition=f"{what}; {self._definition}")
+            name: Metric(float(figures[name]), True, n=len(values), definition=f"{what}; {self._definition}")
             for name, what in DEFINITIONS.items()
         }
 
@@ -85,7 +92,7 @@ class QuestionTask(TokenTask):
         context = torch.from_numpy(arrays["context"]).to(device)
         report = progress or (lambda done, total: None)
         examples, done = self._examples(self.corpus.eval_splits[0]), 0
-        for logits, labels in run(model, examples, self.collator, batch_size, device, report):
+        for logits, labels in run(model, examples, self.collator, batch_size, device, report, lambda _: None):
             require_finite(logits, self.name)
             score, first, last = best_spans(logits, context[done : done + len(labels)], LONGEST_ANSWER)
             scores.append(score)
