@@ -60,7 +60,7 @@ def compare(
 
 def _experiment(record: Record) -> str:
     """The identity of a record but for its seed; its own where this version does not take its configuration."""
-    from qexp.runner.provenance import cell_id
+    from qexp.runner.identity import cell_id
     from qexp.runner.rerun import config_of
 
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from qexp.results.schema import Record
@@ -36,7 +37,7 @@ class Library:
         """The user's records."""
         return list(self._own.values())
 
-    @property
+    @cached_property
     def scales(self) -> frozenset[str]:
         """Every scale at which some record was measured."""
         records = (*self._own.values(), *self._others.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,8 +52,6 @@ class Task(ABC):
 
     primary_metric: str
     collator: Collator
-    outcome: Kind = "class"
-    """What an example contributes to the figures."""
 
     def __init__(
         self,
@@ -65,6 +64,7 @@ class Task(ABC):
         self.cfg, self.source, self.objective, self.max_length, self.seed = cfg, source, objective, max_length, seed
         self.name, self.num_labels, self.fingerprint = cfg.name, source.num_labels, source.fingerprint
         self.ood: tuple[Task, ...] = ()
+        self.skipped = 0
 
     @abstractmethod
     def train(self) -> Examples:
@@ -81,20 +81,69 @@ class Task(ABC):
     def evaluation(self) -> Examples:
         """What :meth:`evaluate` evaluates (of several sets, the first), in a fixed order."""
 
-    def evaluation_sets(self) -> dict[str, Examples]:
-        """All sets that :meth:`evaluate` evaluates, by the ending of their metrics' names."""
-        return {"": self.evaluation()}
+    @abstractmethod
+    def measure(
+        self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
+    ) -> tuple[dict[str, Metric], dict[str, Outcomes]]:
+        """All metrics of ``model``, which gives ``logits``, and what every example contributed, by evaluation set.
+
+        Raises ``RunError`` where the logits are not finite numbers.
+        """
 
     def evaluate(
         self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
     ) -> dict[str, Metric]:
-        """All metrics of ``model``, which gives ``logits``. Raises ``RunError`` where they are not finite numbers."""
-        return self.score(self.predict(model, batch_size, device, progress))
+        """The metrics of :meth:`measure` alone."""
+        return self.measure(model, batch_size, device, progress)[0]
+
+    def held_out(self) -> Task | None:
+        """This task on as many evaluation examples that no figure rests on: those behind the first ``eval_examples``.
+
+        None where there are none.
+        """
+        if self.cfg.eval_examples is None:
+            return None
+        other = self._copy()
+        other.skipped = self.cfg.eval_examples
+        examples: Any = other.evaluation()
+        return other if len(examples) else None
+
+    def _copy(self) -> Task:
+        return copy.copy(self)
+
+    def _indices(self, split: str, available: int) -> NDArray[np.int64]:
+        """Which examples of a split are used: ``train_examples`` after a shuffle, or ``eval_examples`` in order."""
+        if split == "train":
+            wanted = self.cfg.train_examples
+            few = wanted is not None and wanted < available
+            return shuffled(available, self.seed)[:wanted] if few else np.arange(available)
+        end = available if self.cfg.eval_examples is None else self.skipped + self.cfg.eval_examples
+        return np.arange(self.skipped, min(end, available))
+
+    def _calibration_split(self) -> str:
+        return "train" if "train" in self.source.splits else "validation"
+
+
+class ExampleTask(Task):
+    """A task whose metrics are made of one value an example, which records keep."""
+
+    outcome: Kind = "class"
+    """What the value is."""
+
+    def evaluation_sets(self) -> dict[str, Examples]:
+        """All sets that :meth:`measure` evaluates, by the ending of their metrics' names."""
+        return {"": self.evaluation()}
+
+    def measure(
+        self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
+    ) -> tuple[dict[str, Metric], dict[str, Outcomes]]:
+        found = self.predict(model, batch_size, device, progress)
+        return self.score(found), found
 
     def predict(
         self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
     ) -> dict[str, Outcomes]:
-        """What every example contributes to the metrics, by evaluation set. Raises as :meth:`evaluate` does."""
+        """What every example contributes to the metrics, by evaluation set. Raises as :meth:`measure` does."""
         report = progress or (lambda done, total: None)
         found = {}
         for ending, examples in self.evaluation_sets().items():
@@ -115,16 +164,6 @@ class Task(ABC):
     def _contributions(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Value and reference of every example of a batch, [B] each. Raises ``RunError`` where they are not finite."""
 
-    def _indices(self, split: str, available: int) -> NDArray[np.int64]:
-        """Which examples of a split are used: ``train_examples`` after a shuffle, or the first ``eval_examples``."""
-        wanted = self.cfg.train_examples if split == "train" else self.cfg.eval_examples
-        if wanted is None or wanted >= available:
-            return np.arange(available)
-        return shuffled(available, self.seed)[:wanted] if split == "train" else np.arange(wanted)
-
-    def _calibration_split(self) -> str:
-        return "train" if "train" in self.source.splits else "validation"
-
 
 class TokenTask(Task):
     """A task of text: its examples are made of token ids, which are kept between runs."""
@@ -142,6 +181,11 @@ class TokenTask(Task):
         super().__init__(cfg, corpus, objective, max_length, seed)
         self.corpus, self.tokenizer, self.cache_dir = corpus, tokenizer, cache_dir
         self._encoded: dict[str, Arrays] = {}
+
+    def _copy(self) -> Task:
+        other = copy.copy(self)
+        other._encoded = {}  # of other rows
+        return other
 
     @abstractmethod
     def _encode(self, split: str) -> Arrays:
@@ -182,7 +226,7 @@ def run(
     batch_size: int,
     device: torch.device | str,
     report: Progress,
-    seen: Callable[[bytes], object],
+    seen: Callable[[bytes], object] = lambda labels: None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(logits, labels) of every batch, without gradients, in evaluation mode; the model's mode is restored after.
 
