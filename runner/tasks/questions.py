@@ -35,7 +35,6 @@ class QuestionTask(TokenTask):
     """
 
     primary_metric = F1
-    outcome = "answer"
 
     def __init__(self, *args: Any):
         super().__init__(*args)
@@ -51,24 +50,19 @@ class QuestionTask(TokenTask):
     def evaluation(self) -> Examples:
         return self._examples(self.corpus.eval_splits[0])
 
-    def predict(
+    def measure(
         self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
-    ) -> dict[str, Outcomes]:
+    ) -> tuple[dict[str, Metric], dict[str, Outcomes]]:
         split = self.corpus.eval_splits[0]
         right, used = self.corpus.split(split)[ANSWERS], self._used(split)
-        given = self.answers(model, batch_size, device, progress)
-        found = scores(given, [right[row][TEXT] for row in used])
-        values = np.array(found[F1]) + np.array(found[EXACT_MATCH])
-        questions = sha256(self.fingerprint.encode() + used.tobytes()).hexdigest()[:16]
-        return {"": Outcomes(self.outcome, values, np.full_like(values, 2.0), questions)}
-
-    def score(self, found: Mapping[str, Outcomes]) -> dict[str, Metric]:
-        values = found[""].values
-        figures = {F1: np.minimum(values, 1.0).mean(), EXACT_MATCH: (values == 2.0).mean()}
-        return {
-            name: Metric(float(figures[name]), True, n=len(values), definition=f"{what}; {self._definition}")
-            for name, what in DEFINITIONS.items()
+        found = scores(self.answers(model, batch_size, device, progress), [right[row][TEXT] for row in used])
+        f1, exact = np.array(found[F1]), np.array(found[EXACT_MATCH])
+        metrics = {
+            name: Metric(float(each.mean()), True, n=len(each), definition=f"{DEFINITIONS[name]}; {self._definition}")
+            for name, each in ((F1, f1), (EXACT_MATCH, exact))
         }
+        questions = sha256(self.fingerprint.encode() + used.tobytes()).hexdigest()[:16]
+        return metrics, {"": Outcomes("answer", f1 + exact, np.full_like(f1, 2.0), questions)}
 
     def answers(
         self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
@@ -76,11 +70,11 @@ class QuestionTask(TokenTask):
         """The answer to every evaluated question, in their order; empty where the network finds none."""
         split = self.corpus.eval_splits[0]
         arrays, contexts = self._arrays(split), self.corpus.split(split)[CONTEXT]
-        scores, nothing, characters = self._best(model, arrays, batch_size, device, progress)
-        best, none = _best_windows(arrays["rows"], scores, nothing)
-        absent = np.isneginf(scores[best])
+        logits, nothing, characters = self._best(model, arrays, batch_size, device, progress)
+        best, none = _best_windows(arrays["rows"], logits, nothing)
+        absent = np.isneginf(logits[best])
         if self._some_have_none:
-            absent |= none > scores[best]
+            absent |= none > logits[best]
         texts = [contexts[row][slice(*span)] for row, span in zip(self._used(split), characters[best], strict=True)]
         return ["" if is_absent else text.strip() for text, is_absent in zip(texts, absent, strict=True)]
 
@@ -88,21 +82,21 @@ class QuestionTask(TokenTask):
         self, model: nn.Module, arrays: Arrays, batch_size: int, device: torch.device | str, progress: Progress | None
     ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Of every window the best span's score [N], that of no answer [N], and the span's characters [N, 2]."""
-        scores, nothing, spans = [], [], []
+        best, nothing, spans = [], [], []
         context = torch.from_numpy(arrays["context"]).to(device)
         report = progress or (lambda done, total: None)
         examples, done = self._examples(self.corpus.eval_splits[0]), 0
         for logits, labels in run(model, examples, self.collator, batch_size, device, report, lambda _: None):
             require_finite(logits, self.name)
             score, first, last = best_spans(logits, context[done : done + len(labels)], LONGEST_ANSWER)
-            scores.append(score)
+            best.append(score)
             nothing.append(logits[:, :, 0].float().sum(-1))
             spans.append(torch.stack((first, last), -1))
             done += len(labels)
         first_token = np.concatenate([[0], arrays["ends"][:-1]])
         tokens = torch.cat(spans).cpu().numpy() + first_token[:, None]
         characters = np.stack([arrays["offsets"][tokens[:, side], side] for side in (0, 1)], -1)
-        return torch.cat(scores).cpu().numpy(), torch.cat(nothing).cpu().numpy(), characters
+        return torch.cat(best).cpu().numpy(), torch.cat(nothing).cpu().numpy(), characters
 
     @cached_property
     def _some_have_none(self) -> bool:

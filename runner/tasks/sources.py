@@ -41,7 +41,7 @@ def load_splits(
     """
     folder = find_folder(cfg, data_dir)
     if folder is not None:
-        return read_folder(folder, columns, wanted, readers or READERS)
+        return read_folder(folder, columns, wanted, readers)
     if cfg.path is not None:
         return read_hub(cfg, columns, wanted)
     raise UserError(f"task={cfg.name} has no data: give task.folder=<folder of train*.parquet, .jsonl or .txt files>")
@@ -65,13 +65,14 @@ def find_folder(cfg: TaskConfig, data_dir: str | None) -> Path | None:
 
 
 def read_folder(
-    folder: Path, columns: Sequence[str], wanted: Iterable[str], readers: Mapping[str, Reader]
+    folder: Path, columns: Sequence[str], wanted: Iterable[str], readers: Mapping[str, Reader] | None = None
 ) -> dict[str, Columns]:
     """Splits by file name (``train-00000-of-00003.parquet``, ``dev.jsonl``, ``test.txt``).
 
     Where no file is named after a split, all rows in order of file names are one text: its last tenth is cut into
     validation and test.
     """
+    readers = readers or READERS
     files = sorted(path for path in folder.iterdir() if path.suffix in readers)
     if not files:
         raise UserError(f"{folder} holds no {', '.join([*readers][:-1])} or {[*readers][-1]} file")
