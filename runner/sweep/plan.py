@@ -114,8 +114,12 @@ def write_plan(plan: SweepPlan, path: Path) -> None:
     if path.exists():
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"version": PLAN_VERSION, **asdict(plan)}, ensure_ascii=False), encoding="utf-8")
-    os.replace(temporary, path)
+    content = json.dumps({"version": PLAN_VERSION, **asdict(plan)}, ensure_ascii=False)
+    try:
+        temporary.write_text(content, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_plan(path: Path) -> SweepPlan:

@@ -138,6 +138,14 @@ def test_a_sweep_that_would_be_another_one_today_is_refused_with_the_difference(
     assert "qexp sweep model=tiny_bert task=pydocs scale=smoke tracking=none seed=1,2" in outcome.err
 
 
+def test_more_workers_than_the_memory_holds(qexp: Any, planned: Sweep) -> None:
+    folder = planned("seed=1,2")
+    outcome = qexp("resume", "launcher.workers=2", "launcher.memory=9000")
+    assert outcome.code == 2 and outcome.err.count("\n") == 1
+    assert "launcher.workers=2 would need 18000.0 GiB" in outcome.err
+    assert folder.launch() == 0
+
+
 def test_only_settings_of_the_sweep_change_on_resume(qexp: Any, planned: Sweep) -> None:
     planned("seed=1,2")
     outcome = qexp("resume", "seed=3")

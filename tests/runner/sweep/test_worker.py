@@ -144,6 +144,15 @@ def test_a_trained_network_is_for_all(new_sweep: Any, run: Run, experiment: Any)
     assert len(experiment.ran) == 1
 
 
+def test_a_clock_that_is_wrong_hides_no_record(new_sweep: Any, run: Run, experiment: Any) -> None:
+    """The process that failed in it has a clock far ahead of that which finished it."""
+    folder = new_sweep("seed=1")
+    run(folder)
+    ahead = {"time": "2999-01-01", "kind": "failed", "launch": 1, "writer": "far", "cell": folder.plan.cells[0].cell_id}
+    (folder.events / "far.jsonl").write_text(json.dumps(ahead) + "\n")
+    assert Watch(folder, 1).look().counts() == {"finished": 1}
+
+
 def test_two_sweeps_over_the_same_cells_share_the_work(new_sweep: Any, run: Run, experiment: Any) -> None:
     one, other = new_sweep("seed=1,2"), new_sweep("seed=2,3")
     run(one)
