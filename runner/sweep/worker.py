@@ -9,7 +9,7 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -49,12 +49,16 @@ class Worker:
         Raises:
             KeyboardInterrupt: when asked to stop; what was under way is checkpointed. DiskFullError.
         """
-        while pending := [cell for cell in self._folder.plan.cells if not self._is_settled(cell)]:
-            if self._folder.cancelled():
-                raise KeyboardInterrupt
-            if not any(self._attempt(cell) for cell in pending):
+        pending: Sequence[Cell] = self._folder.plan.cells
+        while pending := [cell for cell in pending if not self._is_settled(cell)]:
+            if not any([self._is_settled(cell) or self._attempt(cell) for cell in pending]):
+                self._stop_if_cancelled()
                 time.sleep(SECONDS_BETWEEN_LOOKS)  # others have what is left: wait, lest one of them dies
-            self._read_events()
+                self._read_events()
+
+    def _stop_if_cancelled(self) -> None:
+        if self._folder.cancelled():
+            raise KeyboardInterrupt
 
     def _is_settled(self, cell: Cell) -> bool:
         return cell.cell_id in self._failed or self._folder.has_record(cell)
@@ -77,6 +81,7 @@ class Worker:
             try:
                 with self._heart.beating(claims):
                     self._read_events()
+                    self._stop_if_cancelled()
                     if not self._is_settled(cell) and not self._died_too_often(cell, claims[0].took_over):
                         self._run(cell)
             finally:
