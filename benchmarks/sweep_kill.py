@@ -39,8 +39,6 @@ DAEMONS = ("slurmd", "slurmctld")
 class Trial:
     sweep: tuple[str, ...]
     kills: int
-    delay: float
-    """Seconds at most from the moment when a kill is due to the kill."""
 
 
 FULL = Trial(
@@ -49,7 +47,6 @@ FULL = Trial(
         *("model=minilm", "task=sst2", "scale=smoke"),
     ),
     kills=30,
-    delay=12.0,
 )
 QUICK = Trial(
     (
@@ -57,7 +54,6 @@ QUICK = Trial(
         *("scale=smoke", "train.save_steps=1", "eval.heatmaps=false"),
     ),
     kills=4,
-    delay=4.0,
 )
 LAUNCHERS = {
     "local": ("launcher.workers=2", "launcher.threads=1"),
@@ -87,10 +83,11 @@ class Files:
 
 
 class Hostile:
-    """One sweep in ``folder`` of which processes are killed."""
+    """One sweep in ``folder`` of which processes are killed, each ``delay`` seconds at most after its kill is due."""
 
-    def __init__(self, folder: Path, trial: Trial, launcher: str, random: random.Random):
+    def __init__(self, folder: Path, trial: Trial, launcher: str, random: random.Random, delay: float):
         self._folder, self._trial, self._launcher, self._random = folder, trial, launcher, random
+        self._delay = delay
         self.files = Files(folder / "runs")
         self.told: Counter[str] = Counter()
         """What was killed, and what it was doing -> how often."""
@@ -100,7 +97,7 @@ class Hostile:
         self._parent = self._start("sweep", *words(self._trial, self._launcher), "sweep.max_crashes=1000")
         for due, victim in self._schedule():
             self._until(partial(self._is_due, due))
-            self._wait(self._random.uniform(0, self._trial.delay))
+            self._wait(self._random.uniform(0, self._delay))
             self._kill(victim)
         self._until(lambda: False)
         landed, code = self.told.total(), self._parent.returncode
@@ -114,12 +111,12 @@ class Hostile:
         return self.files.look() >= records and any(state.status == "running" for state in self._cells())
 
     def _schedule(self) -> Iterator[tuple[int, str]]:
-        """For each kill: how many records there must be before, so that all land before the last, and the victim."""
+        """For each kill: how many records there must be before, so that all land before the end, and the victim."""
         kills, cells = self._trial.kills, len(plan_sweep(self._trial.sweep)[0].cells)
         victims = ["parent", *(DAEMONS if self._launcher == "slurm" else ())]
         places = self._random.sample(range(1, kills), len(victims))
         for number in range(kills):
-            yield number * (cells - 1) // kills, victims[places.index(number)] if number in places else "worker"
+            yield number * (cells - 2) // kills, victims[places.index(number)] if number in places else "worker"
 
     def _kill(self, victim: str) -> None:
         if self._parent.poll() is not None:
@@ -181,7 +178,7 @@ def _kill_and_restart(daemon: str) -> None:
     command = process.cmdline()
     process.kill()
     process.wait()
-    time.sleep(3)
+    time.sleep(2)
     subprocess.run(command, check=True)
 
 
@@ -232,7 +229,8 @@ def trial(chosen: Trial, launcher: str, seed: int, root: Path) -> list[str]:
         [*PROGRAM, "sweep", *words(chosen, launcher), "--quiet"], cwd=reference, check=True, stdout=subprocess.DEVNULL
     )
     alone = time.monotonic() - begun
-    sweep = Hostile(hostile, chosen, launcher, random.Random(seed))
+    each = alone / len(list(reference.glob("runs/adhoc/*.json")))
+    sweep = Hostile(hostile, chosen, launcher, random.Random(seed), each)
     faults = [*sweep.run(), *(f"its file was replaced: {cell}" for cell in sweep.files.changed())]
     faults += differences(reference, hostile)
     print(f"{sweep.files.look()} cells: {alone:.0f} s undisturbed, {time.monotonic() - begun - alone:.0f} s with kills")
