@@ -42,7 +42,9 @@ def drive(folder: SweepFolder, launch: int, pool: Pool, show: Show) -> Outcome:
     The first SIGINT or SIGTERM lets workers checkpoint; a second one kills them and raises ``KeyboardInterrupt``.
     Raises ``RunError`` where workers cannot go on; those that can have checkpointed then.
     """
-    watch, stop, asked, told = Watch(folder, launch), StopRequest(), False, 0
+    watch, stop, asked = Watch(folder, launch), StopRequest(), False
+    watch.look()
+    told = len(watch.events)  # of earlier launches: no news
     try:
         with stop.listening(), full_disk_explained(folder.store.root):
             EventLog(folder.events, f"{launch:04d}-launch", launch).append("launched")
