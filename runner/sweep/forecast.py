@@ -23,9 +23,11 @@ def forecast(folder: SweepFolder, cells: Iterable[Cell]) -> Total:
 
 
 def _cost(cell: Cell, predictor: Predictor, known: dict[tuple[str, ...], Cost]) -> Cost:
-    """Predicted once for cells that differ in the seed only, each of which needs networks of its own."""
+    """Predicted once for cells that differ in the seed only; each needs networks of its own, and so does each that a
+    search has still to propose, of which only an example is known."""
     alike = tuple(text for text in cell.overrides if not text.startswith("seed="))
     if alike not in known:
         known[alike] = predictor.cost(config_of(cell.config))
     cost = known[alike]
-    return Cost(dict(zip(cell.trainings, cost.trainings.values(), strict=True)), cost.rest, cost.memory)
+    names = cell.trainings if cell.cell_id else (f"{cell.label}: {training}" for training in cell.trainings)
+    return Cost(dict(zip(names, cost.trainings.values(), strict=True)), cost.rest, cost.memory)
