@@ -161,7 +161,7 @@ def test_a_search_is_shown_by_what_it_may_choose_and_nothing_is_written(qexp: An
     words = ["train.learning_rate=tag(log,interval(1e-5,1e-2))", "method=vanilla,ptq", "sweep.search=optuna"]
     outcome = qexp("sweep", *BASE, *words, "sweep.trials=9", "--dry-run")
     assert outcome.out == "train.learning_rate: 1e-05 to 0.01, log-uniform\nmethod: vanilla, ptq\n"
-    assert "Optuna proposes each cell" in outcome.err and outcome.err.strip().endswith(": 9 cells: 9 waiting")
+    assert "Optuna proposes each cell" in outcome.err and ": 9 cells: 9 waiting; 1 worker: " in outcome.err
     assert not list(tmp_path.iterdir())
 
 

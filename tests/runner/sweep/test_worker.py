@@ -115,6 +115,7 @@ def test_a_cell_in_which_processes_keep_dying_has_failed(new_sweep: Any, run: Ru
     run(folder, max_crashes=1)
     state = Watch(folder, 1).look().cells[0]
     assert state.status == "failed" and state.message.startswith("1 processes died in it")
+    assert "ended by the system when memory ran out; then try fewer workers" in state.message
     assert experiment.ran == [folder.plan.cells[1].cell_id]
 
 
@@ -202,4 +203,9 @@ def test_time_left_is_the_mean_of_finished_cells(new_sweep: Any, run: Run, exper
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
 def test_memory_that_ran_out_is_told_with_its_peak(error: Exception) -> None:
-    assert explain(error, 3 * 2**30).startswith("out of memory at 3.0 GiB: fewer workers")
+    told = explain(error, 3 * 2**30, {"batch_size": 8, "gradient_accumulation": 2})
+    assert told.startswith(
+        "out of memory at 3.0 GiB: try fewer workers (launcher.workers), or train.batch_size=4 train"
+    )
+    assert "train.gradient_accumulation=4" in told
+    assert "batch_size" not in explain(error, 3 * 2**30, {"batch_size": 1, "gradient_accumulation": 2})
