@@ -15,7 +15,7 @@ from qexp.conf.schema import ExperimentConfig
 from qexp.results.schema import Record
 from qexp.results.store import Store
 from qexp.runner.compose import to_dict
-from qexp.runner.provenance import cell_id
+from qexp.runner.identity import cell_id
 from qexp.runner.sweep import worker
 from qexp.runner.sweep.__main__ import main
 
