@@ -100,6 +100,7 @@ def launch(folder: SweepFolder, settings: Sequence[str], quiet: bool) -> None:
     """Run what has no record yet, then say how it ended; exit code 1 where a cell has failed, 130 where stopped."""
     from qexp.cli.sweep_view import make_view
     from qexp.runner.sweep.drive import Outcome, drive
+    from qexp.runner.sweep.forecast import forecast
     from qexp.runner.sweep.launchers import make_pool, make_slots
     from qexp.runner.sweep.settings import compose_settings
     from qexp.runner.sweep.state import Watch
@@ -109,17 +110,21 @@ def launch(folder: SweepFolder, settings: Sequence[str], quiet: bool) -> None:
     if snapshot.settled:
         _report(folder, Outcome(snapshot, stopped=False), quiet)
         return
-    slots = make_slots(folder, composed.launcher, snapshot)
+    todo = [state.cell for state in snapshot.cells if not state.settled]
+    expected = forecast(folder, todo)
+    slots = make_slots(composed.launcher, todo, expected.memory)
     folder.allow()
     number = folder.new_launch(settings)
     view = make_view(folder, quiet)
-    view.plan(snapshot, slots)
+    view.plan(snapshot, slots, expected)
     with view:
         outcome = drive(folder, number, make_pool(folder, number, composed.launcher, slots), view.show)
     _report(folder, outcome, quiet)
 
 
 def _show_plan(folder: SweepFolder) -> None:
+    from qexp.cli.sweep_view import predicted
+    from qexp.runner.sweep.forecast import forecast
     from qexp.runner.sweep.state import Watch
 
     snapshot = Watch(folder, 1).look()
@@ -130,7 +135,9 @@ def _show_plan(folder: SweepFolder) -> None:
         for line in _space(folder.plan.overrides):
             typer.echo(line)
         typer.echo("Optuna proposes each cell when its turn comes, from the figures of those before", err=True)
-    typer.echo(f"sweep {folder.plan.sweep_id[:8]}: {_counted(snapshot)}", err=True)
+    todo = [state.cell for state in snapshot.cells if not state.settled]
+    told = f"; 1 worker: {predicted(forecast(folder, todo), 1)}" if todo else ""
+    typer.echo(f"sweep {folder.plan.sweep_id[:8]}: {_counted(snapshot)}{told}", err=True)
 
 
 def _hand_over(folder: SweepFolder) -> None:

@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from qexp.cli.progress import duration
+from qexp.runner.predict import Total
 from qexp.runner.sweep.events import Event
 from qexp.runner.sweep.folder import SweepFolder
-from qexp.runner.sweep.sizing import Slot
+from qexp.runner.sweep.sizing import GIB, Slot
 from qexp.runner.sweep.state import CellState, Snapshot
 
 STYLES = {
@@ -30,7 +31,7 @@ MOST_ROWS = 12
 
 
 class View(Protocol):
-    def plan(self, snapshot: Snapshot, slots: Sequence[Slot]) -> None: ...
+    def plan(self, snapshot: Snapshot, slots: Sequence[Slot], expected: Total) -> None: ...
     def show(self, snapshot: Snapshot, events: list[Event]) -> None: ...
     def __enter__(self) -> View: ...
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None: ...
@@ -45,7 +46,7 @@ def make_view(folder: SweepFolder, quiet: bool) -> View:
 
 
 class SilentView:
-    def plan(self, snapshot: Snapshot, slots: Sequence[Slot]) -> None:
+    def plan(self, snapshot: Snapshot, slots: Sequence[Slot], expected: Total) -> None:
         return None
 
     def show(self, snapshot: Snapshot, events: list[Event]) -> None:
@@ -65,12 +66,12 @@ class LineView(SilentView):
         self._console = console
         self._name = folder.plan.sweep_id[:8]
 
-    def plan(self, snapshot: Snapshot, slots: Sequence[Slot]) -> None:
+    def plan(self, snapshot: Snapshot, slots: Sequence[Slot], expected: Total) -> None:
         done = sum(state.settled for state in snapshot.cells)
         total, workers, threads = len(snapshot.cells), len(slots), slots[0].threads
         self._line(
-            f"sweep {self._name}: {_many(total, 'cell')}, {done} done, {total - done} to do, "
-            f"by {_many(workers, 'worker')} of {_many(threads, 'thread')}"
+            f"sweep {self._name}: {_many(total, 'cell')}, {done} done, {total - done} to do; "
+            f"{_many(workers, 'worker')} of {_many(threads, 'thread')}: {predicted(expected, workers)}"
         )
 
     def show(self, snapshot: Snapshot, events: list[Event]) -> None:
@@ -137,6 +138,15 @@ def _how_far(state: CellState) -> str:
     if state.status == "running":
         return state.message
     return state.message or (duration(state.seconds) if state.seconds is not None else "")
+
+
+def predicted(expected: Total, workers: int) -> str:
+    """``about 12 min 05 s, up to 1.3 GiB each``: what is left to do, as far as earlier records tell."""
+    if not expected.seconds:
+        return "no earlier record tells how long"
+    more = " and more" if expected.unknown else ""
+    memory = f", up to {expected.memory / GIB:.1f} GiB each" if expected.memory else ""
+    return f"about {duration(expected.seconds / workers)}{more}{memory}"
 
 
 def _left(snapshot: Snapshot) -> str:

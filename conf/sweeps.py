@@ -32,7 +32,7 @@ class LauncherConfig:
     threads: Positive | None = None
     """CPU threads of a worker; null shares the cores out."""
     memory: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
-    """GiB that a worker needs; null takes the highest peak of earlier records of the same model."""
+    """GiB that a worker needs; null takes what earlier records of its kind tell."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -93,7 +93,7 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             _write(probe, "")
         except OSError as error:
-            raise _cannot_write(self.root, error) from error
+            raise cannot_write(self.root, error) from error
         finally:
             _remove(probe)
 
@@ -111,7 +111,7 @@ class Store:
             os.replace(temporary, path)
             _sync_folder(path.parent)
         except OSError as error:
-            raise _cannot_write(path.parent, error) from error
+            raise cannot_write(path.parent, error) from error
         finally:
             _remove(temporary)
         return path
@@ -223,7 +223,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _cannot_write(folder: Path, error: OSError) -> UserError | RunError:
+def cannot_write(folder: Path, error: OSError) -> UserError | RunError:
+    """What to raise instead of ``error``, in one line that says what to do about it."""
     if error.errno in FULL_DISK:
         return DiskFullError(
             f"cannot write to {folder}: the disk is full; free some space and run the same command again"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from qexp.conf.errors import RunError
+from qexp.runner.disk import full_disk_explained
 from qexp.runner.stopping import StopRequest
 from qexp.runner.sweep.events import Event, EventLog
 from qexp.runner.sweep.folder import SweepFolder
@@ -41,10 +42,12 @@ def drive(folder: SweepFolder, launch: int, pool: Pool, show: Show) -> Outcome:
     The first SIGINT or SIGTERM lets workers checkpoint; a second one kills them and raises ``KeyboardInterrupt``.
     Raises ``RunError`` where workers cannot go on; those that can have checkpointed then.
     """
-    watch, stop, asked, told = Watch(folder, launch), StopRequest(), False, 0
-    EventLog(folder.events, f"{launch:04d}-launch", launch).append("launched")
+    watch, stop, asked = Watch(folder, launch), StopRequest(), False
+    watch.look()
+    told = len(watch.events)  # of earlier launches: no news
     try:
-        with stop.listening():
+        with stop.listening(), full_disk_explained(folder.store.root):
+            EventLog(folder.events, f"{launch:04d}-launch", launch).append("launched")
             pool.start()
             alive = True
             while alive:

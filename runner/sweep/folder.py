@@ -8,14 +8,15 @@ wrote outside of cells. Shared by all sweeps of the results folder, because a ce
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from qexp.conf.errors import UserError
-from qexp.results.store import Store
+from qexp.results.store import Store, cannot_write
 from qexp.runner.sweep.plan import Cell, SweepPlan, read_plan, trials_of, write_plan
 from qexp.runner.sweep.trials import Trials
 
@@ -40,20 +41,31 @@ class SweepFolder:
 
     @classmethod
     def create(cls, plan: SweepPlan) -> SweepFolder:
-        """The folder of ``plan``, made where it is not there yet. Raises ``UserError`` where it cannot be written."""
+        """The folder of ``plan``, made where it is not there yet.
+
+        Raises, as all that writes here, ``UserError`` where nothing can be written and ``RunError`` for a full disk.
+        """
         folder = cls.of(plan)
         folder.store.check_writable()
-        for path in (folder.events, folder.path / "launches", folder.path / "workers"):
-            path.mkdir(parents=True, exist_ok=True)
-        for name in SHARED:
-            (folder.root / name).mkdir(exist_ok=True)
-        write_plan(plan, folder.path / "plan.json")
+        with folder.writing():
+            for path in (folder.events, folder.path / "launches", folder.path / "workers"):
+                path.mkdir(parents=True, exist_ok=True)
+            for name in SHARED:
+                (folder.root / name).mkdir(exist_ok=True)
+            write_plan(plan, folder.path / "plan.json")
         return cls.open(folder.path) if plan.proposes else folder
 
     @classmethod
     def open(cls, path: Path) -> SweepFolder:
         """The sweep in the folder ``path``. Raises ``UserError`` where there is none."""
         return cls(read_plan(path / "plan.json"), path.parent)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise cannot_write(self.root, error) from error
 
     def cells(self) -> tuple[Cell, ...]:
         """All cells that can be run: the plan's, or what its search has proposed so far; each once."""
@@ -85,38 +97,39 @@ class SweepFolder:
 
     def new_launch(self, settings: Sequence[str] = ()) -> int:
         """Number of a new launch, from 1 on, with the overrides of its settings. No two launches get the same one."""
-        number = self.launch() + 1
-        while True:
-            try:
-                with (self.path / "launches" / f"{number}.json").open("x", encoding="utf-8") as file:
-                    file.write(json.dumps({"settings": list(settings)}))
-                return number
-            except FileExistsError:
-                number += 1
+        content = json.dumps({"settings": list(settings)})
+        with self.writing():
+            for number in itertools.count(self.launch() + 1):
+                with suppress(FileExistsError), (self.path / "launches" / f"{number}.json").open("x") as file:
+                    file.write(content)
+                    break
+        return number
 
     def launch(self) -> int:
         """Number of the latest launch, 0 before the first."""
         return max((int(path.stem) for path in (self.path / "launches").glob("*.json")), default=0)
 
     def settings(self, launch: int) -> tuple[str, ...]:
-        """The overrides of the sweep's own settings at ``launch``."""
-        path = self.path / "launches" / f"{launch}.json"
-        try:
-            return tuple(json.loads(path.read_text(encoding="utf-8"))["settings"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return ()  # it died while it wrote this, before any worker
+        """The overrides of the sweep's own settings at ``launch``; of the one before, where a kill or a full disk came
+        in its way, before any worker."""
+        for number in range(launch, 0, -1):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                path = self.path / "launches" / f"{number}.json"
+                return tuple(json.loads(path.read_text(encoding="utf-8"))["settings"])
+        return ()
 
     def cancel(self) -> None:
         """Ask every worker of the sweep, on whichever machine, to stop."""
-        self._cancelled.touch()
+        with self.writing():
+            self._cancelled.touch()
 
     def cancelled(self) -> bool:
         return self._cancelled.exists()
 
     def allow(self) -> None:
         """Take a cancellation back, before the sweep goes on."""
-        with suppress(FileNotFoundError):
-            self._cancelled.unlink()
+        with self.writing():
+            self._cancelled.unlink(missing_ok=True)
 
     @property
     def _cancelled(self) -> Path:

@@ -159,8 +159,12 @@ def write_plan(plan: SweepPlan, path: Path) -> None:
     if path.exists() and not _has_more_trials(plan, read_plan(path)):
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"version": PLAN_VERSION, **asdict(plan)}, ensure_ascii=False), encoding="utf-8")
-    os.replace(temporary, path)
+    content = json.dumps({"version": PLAN_VERSION, **asdict(plan)}, ensure_ascii=False)
+    try:
+        temporary.write_text(content, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _has_more_trials(plan: SweepPlan, known: SweepPlan) -> bool:

@@ -10,11 +10,9 @@ from typing import Generic, Protocol, TypeVar
 
 from qexp.conf.errors import DiskFullError, RunError
 from qexp.runner.sweep.folder import SweepFolder
-from qexp.runner.sweep.processes import DISK_FULL, INTERRUPTED, LOST_CLAIM
+from qexp.runner.sweep.processes import DISK_FULL, INTERRUPTED, MOST_DEATHS, was_killed
 from qexp.runner.sweep.sizing import Slot
 
-MOST_DEATHS = 10
-"""Workers that may be killed one after another without anything having happened in the sweep."""
 KILL = signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM
 
 
@@ -87,7 +85,7 @@ class WorkerPool(Generic[Worker]):
                 "qexp resume"
             )
         self._deaths += 1
-        if (code > 0 and code != LOST_CLAIM) or self._deaths > MOST_DEATHS:
+        if not was_killed(code) or self._deaths > MOST_DEATHS:
             raise RunError(f"a worker ended with exit code {code}: {_last_line(self._output(slot))}")
 
     def _output(self, slot: Slot) -> Path:

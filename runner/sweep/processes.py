@@ -14,6 +14,15 @@ DISK_FULL, LOST_CLAIM, INTERRUPTED = 3, 4, 130
 """Exit codes of a worker that did not come to the end: no space left; another process took its claim, since it was
 silent for too long; stopped."""
 
+MOST_DEATHS = 10
+"""Workers that may be killed one after another without anything having happened in the sweep."""
+
+
+def was_killed(code: int) -> bool:
+    """Whether a worker that ended with ``code`` may be started again: a signal ended it (from outside, or of the kernel
+    that ran out of memory), or it lost a claim."""
+    return code < 0 or code == LOST_CLAIM
+
 
 @dataclass(frozen=True)
 class Process:

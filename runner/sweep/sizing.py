@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qexp.conf.errors import UserError
 from qexp.conf.sweeps import LauncherConfig
-from qexp.results.schema import Record
 
 GIB = 2**30
 UNKNOWN_MEMORY = 2.0
-"""GiB of a worker whose model no record knows: torch, transformers and a network of this project's sizes."""
+"""GiB of a worker of which no record tells: torch, transformers and a network of this project's sizes."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +53,8 @@ def _gpus() -> tuple[str, ...]:
     return tuple(str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU"))
 
 
-def predicted_memory(records: Iterable[Record], models: set[str]) -> float:
-    """GiB of a worker: the highest peak of ``records`` of the same models, else a guess."""
-    peaks = [
-        record.provenance.get("peak_memory_bytes", 0) for record in records if record.config["model"]["name"] in models
-    ]
-    return max(peaks, default=0) / GIB or UNKNOWN_MEMORY
-
-
-def share_out(launcher: LauncherConfig, cells: int, machine: Machine, memory: float, on_gpu: bool) -> list[Slot]:
-    """A slot for each worker: ``cells`` are to do, each needs ``memory`` [GiB] and, ``on_gpu``, a GPU.
+def share_out(launcher: LauncherConfig, cells: int, machine: Machine, memory: float | None, on_gpu: bool) -> list[Slot]:
+    """A slot for each worker: ``cells`` are to do, each needs ``memory`` [GiB], if known, and, ``on_gpu``, a GPU.
 
     Workers are pinned to cores of their own only where together they fill the machine: else two sweeps on one machine
     would sit on the same cores and leave others idle.
@@ -72,7 +62,7 @@ def share_out(launcher: LauncherConfig, cells: int, machine: Machine, memory: fl
     Raises:
         UserError: for more workers than the memory holds.
     """
-    need = launcher.memory or memory
+    need = launcher.memory or memory or UNKNOWN_MEMORY
     fit = max(1, int(machine.memory / need))
     workers = launcher.workers or _workers(launcher, cells, machine, fit, on_gpu)
     if workers > fit:

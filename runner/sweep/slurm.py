@@ -13,9 +13,10 @@ from typing import Any
 
 from qexp.conf.errors import RunError, UserError
 from qexp.conf.sweeps import SlurmConfig
+from qexp.runner.sweep.events import EventReader
 from qexp.runner.sweep.folder import SweepFolder
 from qexp.runner.sweep.local import environment, worker_command
-from qexp.runner.sweep.processes import INTERRUPTED
+from qexp.runner.sweep.processes import INTERRUPTED, MOST_DEATHS, was_killed
 from qexp.runner.sweep.sizing import Slot
 
 SECONDS_BETWEEN_ASKING = 2.0
@@ -25,22 +26,29 @@ INSTALL = "pip install 'qexp[slurm]'"
 
 
 class WorkerJob:
-    """What a task of the array calls: one worker as a child, which a time-out or preemption lets checkpoint.
+    """What a task of the array calls: one worker as a child, which is started again when it is killed, and which a
+    time-out or preemption lets checkpoint.
 
-    ``failure``: the file that is written where the worker failed, since a cluster without accounting forgets it.
+    ``events``: folder of the sweep's events. ``failure``: the file that is written where the worker failed, since a
+    cluster without accounting forgets it.
     """
 
-    def __init__(self, command: list[str], slot: Slot, failure: Path):
-        self._command, self._slot, self._failure = command, slot, failure
+    def __init__(self, command: list[str], slot: Slot, events: Path, failure: Path):
+        self._command, self._slot, self._events, self._failure = command, slot, events, failure
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
-        """Slurm sends its warning to every process of the task; the worker leaves it to this one."""
-        self._process = subprocess.Popen(self._command, env=environment(self._slot), preexec_fn=_ignore_warning)
-        code = self._process.wait()
+        reader, deaths = EventReader(self._events), 0
+        while was_killed(code := self._work()) and deaths < MOST_DEATHS:
+            deaths = 0 if reader.new() else deaths + 1
         if code not in (0, INTERRUPTED):
             self._failure.write_text(f"a worker ended with exit code {code}", encoding="utf-8")
         return code
+
+    def _work(self) -> int:
+        """Slurm sends its warning to every process of the task; the worker leaves it to this one."""
+        self._process = subprocess.Popen(self._command, env=environment(self._slot), preexec_fn=_ignore_warning)
+        return self._process.wait()
 
     def checkpoint(self) -> Any:
         """Called by submitit before Slurm ends the task: the worker checkpoints, and the task is queued again.
@@ -53,7 +61,7 @@ class WorkerJob:
             self._process.terminate()
             with suppress(ChildProcessError):
                 os.waitpid(self._process.pid, 0)
-        return DelayedSubmission(WorkerJob(self._command, self._slot, self._failure))
+        return DelayedSubmission(WorkerJob(self._command, self._slot, self._events, self._failure))
 
 
 def _ignore_warning() -> None:
@@ -72,8 +80,9 @@ class SlurmPool:
         """Submit the array. Raises ``UserError`` where the cluster does not take it."""
         from submitit.core.utils import FailedJobError
 
+        folder = self._folder
         jobs = [
-            WorkerJob(worker_command(self._folder, self._launch, slot), slot, self._failure(slot))
+            WorkerJob(worker_command(folder, self._launch, slot), slot, folder.events.resolve(), self._failure(slot))
             for slot in self._slots
         ]
         try:

@@ -9,10 +9,11 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from qexp.conf.errors import DiskFullError, RunError, UserError
 from qexp.conf.schema import ExperimentConfig
@@ -56,11 +57,15 @@ class Worker:
         """
         self._read_events()
         while (pending := self._pending()) or self._search.propose():
-            if self._folder.cancelled():
-                raise KeyboardInterrupt
-            if pending and not any(self._attempt(cell) for cell in pending) and not self._search.propose():
+            ran = [self._is_settled(cell) or self._attempt(cell) for cell in pending]
+            if pending and not any(ran) and not self._search.propose():
+                self._stop_if_cancelled()
                 time.sleep(SECONDS_BETWEEN_LOOKS)  # others have what is left: wait, lest one of them dies
-            self._read_events()
+                self._read_events()
+
+    def _stop_if_cancelled(self) -> None:
+        if self._folder.cancelled():
+            raise KeyboardInterrupt
 
     def _pending(self) -> list[Cell]:
         return [cell for cell in self._folder.cells() if not self._is_settled(cell)]
@@ -86,6 +91,7 @@ class Worker:
             try:
                 with self._heart.beating(claims):
                     self._read_events()
+                    self._stop_if_cancelled()
                     if not self._is_settled(cell) and not self._died_too_often(cell, claims[0].took_over):
                         self._run(cell)
             finally:
@@ -101,7 +107,11 @@ class Worker:
         self._read_events()
         if (times := self._deaths[cell.cell_id]) < self._max_crashes:
             return False
-        self._fail(cell, f"{times} processes died in it (killed, or out of memory); the last was {dead}")
+        self._fail(
+            cell,
+            f"{times} processes died in it, the last was {dead}: killed, or ended by the system when memory ran out; "
+            f"then {smaller(cell.config['train'])}",
+        )
         return True
 
     def _run(self, cell: Cell) -> None:
@@ -123,7 +133,7 @@ class Worker:
             except Exception as error:
                 if not isinstance(error, (UserError, RunError)):
                     traceback.print_exc()
-                self._fail(cell, explain(error, watch.peak_memory))
+                self._fail(cell, explain(error, watch.peak_memory, cell.config["train"]))
                 if isinstance(error, DiskFullError):
                     raise
             else:
@@ -167,16 +177,21 @@ class Worker:
         self._log.append(kind, cell.cell_id, message=message)
 
 
-def explain(error: Exception, peak_memory: int) -> str:
+def explain(error: Exception, peak_memory: int, recipe: Mapping[str, Any]) -> str:
     """Why a cell has no record, in one line; of memory that ran out, with the peak [bytes] until then."""
     text = " ".join(str(error).split())
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if out_of_memory or "can't allocate memory" in text:
-        return (
-            f"out of memory at {peak_memory / 2**30:.1f} GiB: fewer workers (launcher.workers), or a smaller "
-            f"train.batch_size with train.gradient_accumulation; {text[:120]}".rstrip("; ")
-        )
+        return f"out of memory at {peak_memory / 2**30:.1f} GiB: {smaller(recipe)}; {text[:120]}".rstrip("; ")
     return text if isinstance(error, (UserError, RunError)) else f"{type(error).__name__}: {text}"
+
+
+def smaller(recipe: Mapping[str, Any]) -> str:
+    """What to try where memory ran out. Half the batch is a configuration, and so a cell, of its own: it is the user
+    who decides whether its figures may stand in the place of the others."""
+    batch, parts = recipe["batch_size"], recipe["gradient_accumulation"]
+    halved = f", or train.batch_size={batch // 2} train.gradient_accumulation={parts * 2}" if batch % 2 == 0 else ""
+    return f"try fewer workers (launcher.workers){halved}"
 
 
 @contextmanager

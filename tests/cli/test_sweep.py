@@ -38,7 +38,7 @@ def test_the_plan_is_shown_and_nothing_is_written(qexp: Any, tmp_path: Path) -> 
     assert [(status, label) for _, status, label in lines] == [
         ("waiting", f"method={method} seed={seed}") for method in ("vanilla", "gated_attention") for seed in (0, 1)
     ]
-    assert outcome.err.strip().endswith(": 4 cells: 4 waiting")
+    assert outcome.err.strip().endswith(": 4 cells: 4 waiting; 1 worker: no earlier record tells how long")
     assert not list(tmp_path.iterdir())
 
 
@@ -142,6 +142,14 @@ def test_a_sweep_that_would_be_another_one_today_is_refused_with_the_difference(
     assert "qexp sweep model=tiny_bert task=pydocs scale=smoke tracking=none seed=1,2" in outcome.err
 
 
+def test_more_workers_than_the_memory_holds(qexp: Any, planned: Sweep) -> None:
+    folder = planned("seed=1,2")
+    outcome = qexp("resume", "launcher.workers=2", "launcher.memory=9000")
+    assert outcome.code == 2 and outcome.err.count("\n") == 1
+    assert "launcher.workers=2 would need 18000.0 GiB" in outcome.err
+    assert folder.launch() == 0
+
+
 def test_only_settings_of_the_sweep_change_on_resume(qexp: Any, planned: Sweep) -> None:
     planned("seed=1,2")
     outcome = qexp("resume", "seed=3")
@@ -153,7 +161,7 @@ def test_a_search_is_shown_by_what_it_may_choose_and_nothing_is_written(qexp: An
     words = ["train.learning_rate=tag(log,interval(1e-5,1e-2))", "method=vanilla,ptq", "sweep.search=optuna"]
     outcome = qexp("sweep", *BASE, *words, "sweep.trials=9", "--dry-run")
     assert outcome.out == "train.learning_rate: 1e-05 to 0.01, log-uniform\nmethod: vanilla, ptq\n"
-    assert "Optuna proposes each cell" in outcome.err and outcome.err.strip().endswith(": 9 cells: 9 waiting")
+    assert "Optuna proposes each cell" in outcome.err and ": 9 cells: 9 waiting; 1 worker: " in outcome.err
     assert not list(tmp_path.iterdir())
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from qexp.conf.errors import UserError
 from qexp.conf.sweeps import LauncherConfig
-from qexp.results.schema import Record
-from qexp.runner.compose import compose
-from qexp.runner.sweep.sizing import UNKNOWN_MEMORY, Machine, predicted_memory, share_out, this_machine
+from qexp.runner.sweep.sizing import UNKNOWN_MEMORY, Machine, share_out, this_machine
 
 MACHINE = Machine(cores=(0, 1, 4, 5), memory=16.0)
 
 
-def shares(cells: int = 100, memory: float = 1.0, machine: Machine = MACHINE, **launcher: object) -> list[tuple]:
+def shares(cells: int = 100, memory: float | None = 1.0, machine: Machine = MACHINE, **launcher: object) -> list[tuple]:
     slots = share_out(LauncherConfig("local", **launcher), cells, machine, memory, on_gpu=bool(machine.gpus))
     assert [slot.number for slot in slots] == list(range(len(slots)))
     return [(slot.threads, slot.cores) for slot in slots]
@@ -47,10 +43,10 @@ def test_a_worker_for_each_gpu() -> None:
     assert len(share_out(LauncherConfig("local"), 10, machine, 1.0, on_gpu=False)) == 8
 
 
-def test_memory_is_predicted_from_records_of_the_same_model(new_record: Callable[..., Record]) -> None:
-    records = [new_record(compose(["model=tiny_bert", "task=pydocs"]))]
-    assert predicted_memory(records, {"tiny_bert"}) == 3.0
-    assert predicted_memory(records, {"minilm"}) == UNKNOWN_MEMORY
+def test_memory_of_which_nothing_is_known_is_a_guess() -> None:
+    assert shares(memory=None) == shares(memory=UNKNOWN_MEMORY)
+    with pytest.raises(UserError, match=f"at {UNKNOWN_MEMORY} GiB a worker"):
+        shares(memory=None, workers=16)
 
 
 def test_this_machine() -> None:

@@ -115,6 +115,7 @@ def test_a_cell_in_which_processes_keep_dying_has_failed(new_sweep: Any, run: Ru
     run(folder, max_crashes=1)
     state = Watch(folder, 1).look().cells[0]
     assert state.status == "failed" and state.message.startswith("1 processes died in it")
+    assert "ended by the system when memory ran out; then try fewer workers" in state.message
     assert experiment.ran == [folder.plan.cells[1].cell_id]
 
 
@@ -142,6 +143,15 @@ def test_a_trained_network_is_for_all(new_sweep: Any, run: Run, experiment: Any)
     with Claims(folder.claims).held((f"training-{training}",)):
         run(folder)
     assert len(experiment.ran) == 1
+
+
+def test_a_clock_that_is_wrong_hides_no_record(new_sweep: Any, run: Run, experiment: Any) -> None:
+    """The process that failed in it has a clock far ahead of that which finished it."""
+    folder = new_sweep("seed=1")
+    run(folder)
+    ahead = {"time": "2999-01-01", "kind": "failed", "launch": 1, "writer": "far", "cell": folder.plan.cells[0].cell_id}
+    (folder.events / "far.jsonl").write_text(json.dumps(ahead) + "\n")
+    assert Watch(folder, 1).look().counts() == {"finished": 1}
 
 
 def test_two_sweeps_over_the_same_cells_share_the_work(new_sweep: Any, run: Run, experiment: Any) -> None:
@@ -193,4 +203,9 @@ def test_time_left_is_the_mean_of_finished_cells(new_sweep: Any, run: Run, exper
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
 def test_memory_that_ran_out_is_told_with_its_peak(error: Exception) -> None:
-    assert explain(error, 3 * 2**30).startswith("out of memory at 3.0 GiB: fewer workers")
+    told = explain(error, 3 * 2**30, {"batch_size": 8, "gradient_accumulation": 2})
+    assert told.startswith(
+        "out of memory at 3.0 GiB: try fewer workers (launcher.workers), or train.batch_size=4 train"
+    )
+    assert "train.gradient_accumulation=4" in told
+    assert "batch_size" not in explain(error, 3 * 2**30, {"batch_size": 1, "gradient_accumulation": 2})

@@ -1,0 +1,255 @@
+"""A sweep whose processes are killed again and again, against the same sweep left alone.
+
+Nothing is measured. What must hold afterwards: the same table and figures, no record lost or there twice, and no
+finished cell run again, by the event log and by the records' own files.
+
+Run with: python benchmarks/sweep_kill.py [--quick] [--launcher slurm] [--seed 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from qexp.results.store import CELL_ID, Store
+from qexp.runner.sweep.claims import Claims
+from qexp.runner.sweep.events import EventReader
+from qexp.runner.sweep.folder import SweepFolder, find_sweep
+from qexp.runner.sweep.plan import plan_sweep
+from qexp.runner.sweep.state import CellState, Watch
+
+PROGRAM = [sys.executable, "-c", "from qexp.cli.app import main; main()"]
+LONGEST = 1800.0
+"""Seconds without any of the awaited progress after which the trial is given up."""
+DAEMONS = ("slurmd", "slurmctld")
+
+
+@dataclass(frozen=True)
+class Trial:
+    sweep: tuple[str, ...]
+    kills: int
+
+
+FULL = Trial(
+    (
+        *("method=vanilla,gated_attention,clipped_softmax", "quant.bits=[w8a8],[w8a6]", "seed=range(0,3)"),
+        *("model=minilm", "task=sst2", "scale=smoke"),
+    ),
+    kills=30,
+)
+QUICK = Trial(
+    (
+        *("method=vanilla,gated_attention", "quant.bits=[w8a8],[w4a8]", "model=tiny_bert", "task=pydocs_labels"),
+        *("scale=smoke", "train.save_steps=1", "eval.heatmaps=false"),
+    ),
+    kills=4,
+)
+LAUNCHERS = {
+    "local": ("launcher.workers=2", "launcher.threads=1"),
+    "slurm": ("launcher=slurm", "launcher.workers=2", "launcher.memory=2"),
+}
+
+
+class Files:
+    """The records below ``runs`` as files: each must stay the one that it was when it was first seen."""
+
+    def __init__(self, runs: Path):
+        self._runs = runs
+        self._first: dict[Path, tuple[int, int]] = {}
+
+    def look(self) -> int:
+        """Number of records."""
+        self._first = self._now() | self._first
+        return len(self._first)
+
+    def changed(self) -> list[str]:
+        now = self._now()
+        return [path.stem for path, first in self._first.items() if now.get(path) != first]
+
+    def _now(self) -> dict[Path, tuple[int, int]]:
+        found = {path: path.stat() for path in self._runs.glob("adhoc/*.json") if CELL_ID.fullmatch(path.stem)}
+        return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in found.items()}
+
+
+class Hostile:
+    """One sweep in ``folder`` of which processes are killed, each ``delay`` seconds at most after its kill is due."""
+
+    def __init__(self, folder: Path, trial: Trial, launcher: str, random: random.Random, delay: float):
+        self._folder, self._trial, self._launcher, self._random = folder, trial, launcher, random
+        self._delay = delay
+        self.files = Files(folder / "runs")
+        self.told: Counter[str] = Counter()
+        """What was killed, and what it was doing -> how often."""
+
+    def run(self) -> list[str]:
+        """To the sweep's end. What went wrong on the way."""
+        self._parent = self._start("sweep", *words(self._trial, self._launcher), "sweep.max_crashes=1000")
+        for due, victim in self._schedule():
+            self._until(partial(self._is_due, due))
+            self._wait(self._random.uniform(0, self._delay))
+            self._kill(victim)
+        self._until(lambda: False)
+        landed, code = self.told.total(), self._parent.returncode
+        return [
+            *([f"{landed} of {self._trial.kills} kills landed before the sweep ended"] * (landed < self._trial.kills)),
+            *([f"the sweep ended with exit code {code}"] * (code != 0)),
+        ]
+
+    def _is_due(self, records: int) -> bool:
+        """Whether there are so many records, and a cell runs."""
+        return self.files.look() >= records and any(state.status == "running" for state in self._cells())
+
+    def _schedule(self) -> Iterator[tuple[int, str]]:
+        """For each kill: how many records there must be before, so that all land before the end, and the victim."""
+        kills, cells = self._trial.kills, len(plan_sweep(self._trial.sweep)[0].cells)
+        victims = ["parent", *(DAEMONS if self._launcher == "slurm" else ())]
+        places = self._random.sample(range(1, kills), len(victims))
+        for number in range(kills):
+            yield number * (cells - 2) // kills, victims[places.index(number)] if number in places else "worker"
+
+    def _kill(self, victim: str) -> None:
+        if self._parent.poll() is not None:
+            return
+        if victim == "parent":
+            self._parent.kill()
+            self._parent.wait()
+            self._parent = self._start("resume")  # at once: its workers may still run
+        elif victim in DAEMONS:
+            _kill_and_restart(victim)
+        else:
+            self._until(lambda: bool(_workers(self._folder)))
+            process = self._random.choice(_workers(self._folder))
+            victim = f"worker, {self._doing(process)}"
+            process.kill()
+        self.told[victim] += 1
+
+    def _doing(self, process: psutil.Process) -> str:
+        for state in self._cells():
+            if state.status == "running" and state.message.startswith(f"process {process.pid} "):
+                return state.progress.phase if state.progress else "preparing a cell"
+        return "between cells"
+
+    def _cells(self) -> tuple[CellState, ...]:
+        if not list(self._folder.glob("runs/sweeps/*/plan.json")):
+            return ()
+        folder = find_sweep(self._folder / "runs")
+        return Watch(folder, folder.launch()).look().cells
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self._folder / "output").open("ab") as output:
+            return subprocess.Popen([*PROGRAM, *arguments], cwd=self._folder, stdout=output, stderr=output)
+
+    def _until(self, condition: Callable[[], bool]) -> None:
+        """Wait for ``condition``, or for the end of the sweep's command."""
+        end = time.monotonic() + LONGEST
+        while self._parent.poll() is None and not condition():
+            if time.monotonic() > end:
+                raise TimeoutError(f"nothing new in {LONGEST:.0f} s")
+            self._wait(0.1)
+
+    def _wait(self, seconds: float) -> None:
+        self.files.look()
+        time.sleep(seconds)
+
+
+def _workers(folder: Path) -> list[psutil.Process]:
+    """The living worker processes of the sweep in ``folder``, whoever started them."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        command = process.info["cmdline"] or []
+        if "qexp.runner.sweep" in command and any(word.startswith(str(folder.resolve())) for word in command):
+            found += [process] if process.info["status"] != psutil.STATUS_ZOMBIE else []
+    return sorted(found, key=lambda process: process.pid)
+
+
+def _kill_and_restart(daemon: str) -> None:
+    (process,) = [process for process in psutil.process_iter(["name"]) if process.info["name"] == daemon]
+    command = process.cmdline()
+    process.kill()
+    process.wait()
+    time.sleep(2)
+    subprocess.run(command, check=True)
+
+
+def words(trial: Trial, launcher: str) -> list[str]:
+    return [*trial.sweep, "tracking=none", *LAUNCHERS[launcher]]
+
+
+def table(folder: Path) -> str:
+    return subprocess.run([*PROGRAM, "table"], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def differences(reference: Path, hostile: Path) -> list[str]:
+    """What the killed sweep did otherwise than the undisturbed one, or did twice."""
+    folder = find_sweep(hostile / "runs")
+    planned = sorted(cell.cell_id for cell in folder.plan.cells)
+    theirs, ours = (
+        {record.cell_id: record.metrics for record in Store(at / "runs").query()} for at in (reference, hostile)
+    )
+    files = sorted(path.stem for path in (hostile / "runs").glob("*/*.json") if CELL_ID.fullmatch(path.stem))
+    found = [f"run again after it had finished: {cell}" for cell in run_again(folder)]
+    if table(reference) != table(hostile):
+        found.append("the table is another one")
+    if files != planned or sorted(ours) != planned:
+        found.append(f"{len(planned)} cells, but records {files}")
+    found += [f"other figures: {cell}" for cell in planned if ours.get(cell) != theirs[cell]]
+    claims = Claims(folder.claims)
+    found += [f"still claimed: {name}" for name in claims.names() if claims.holder(name)]
+    return found
+
+
+def run_again(folder: SweepFolder) -> Iterator[str]:
+    """Cells that started or finished after they had finished, by the event log."""
+    done: set[str] = set()
+    for event in EventReader(folder.events).new():
+        if event.cell in done and event.kind in ("started", "finished"):
+            yield event.cell
+        if event.kind == "finished":
+            done.add(event.cell)
+
+
+def trial(chosen: Trial, launcher: str, seed: int, root: Path) -> list[str]:
+    """Both sweeps below ``root``; prints what was done. What did not hold, a line each."""
+    reference, hostile = root / "undisturbed", root / "killed"
+    for folder in (reference, hostile):
+        folder.mkdir()
+    begun = time.monotonic()
+    subprocess.run(
+        [*PROGRAM, "sweep", *words(chosen, launcher), "--quiet"], cwd=reference, check=True, stdout=subprocess.DEVNULL
+    )
+    alone = time.monotonic() - begun
+    each = alone / len(list(reference.glob("runs/adhoc/*.json")))
+    sweep = Hostile(hostile, chosen, launcher, random.Random(seed), each)
+    faults = [*sweep.run(), *(f"its file was replaced: {cell}" for cell in sweep.files.changed())]
+    faults += differences(reference, hostile)
+    print(f"{sweep.files.look()} cells: {alone:.0f} s undisturbed, {time.monotonic() - begun - alone:.0f} s with kills")
+    print(f"{sweep.told.total()} kills:")
+    for what, times in sweep.told.most_common():
+        print(f"  {times:3} {what}")
+    print("\n".join(faults) if faults else "the same table and figures; nothing lost, nothing twice, nothing run again")
+    return faults
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="four cells of a tiny model, four kills")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="local")
+    parser.add_argument("--seed", type=int, default=1, help="of the kills")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        return int(bool(trial(QUICK if given.quick else FULL, given.launcher, given.seed, Path(folder))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
