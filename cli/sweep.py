@@ -73,20 +73,22 @@ def resume(
     """
     from qexp.runner.sweep.folder import find_sweep
     from qexp.runner.sweep.plan import changes
-    from qexp.runner.sweep.settings import split
+    from qexp.runner.sweep.settings import check_continuation, compose_settings, split
 
     given = [*([sweep_id] if "=" in sweep_id else []), *(settings or [])]
     folder = find_sweep(Path(results_dir), "" if "=" in sweep_id else sweep_id)
     experiments, own = split(given)
     if experiments:
         raise UserError(f"{experiments[0]}: a sweep goes on as it was planned; another one is `qexp sweep` with it")
+    check_continuation(compose_settings(own).sweep, folder.plan.search)
     if different := changes(folder.plan):
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""
         raise UserError(
             f"sweep {folder.plan.sweep_id[:8]} would be another one today: {'; '.join(different[:3])}{more}. Its "
-            f"records stay; start the new one with: qexp sweep {' '.join(folder.plan.overrides)}"
+            f"records stay; start the new one with: {folder.plan.command}"
         )
-    launch(folder, [*folder.settings(folder.launch()), *own], quiet)
+    extended = folder.extended(compose_settings(own).sweep.trials)
+    launch(extended, [*folder.settings(folder.launch()), *own], quiet)
 
 
 def launch(folder: SweepFolder, settings: Sequence[str], quiet: bool) -> None:
@@ -117,8 +119,20 @@ def _show_plan(folder: SweepFolder) -> None:
 
     snapshot = Watch(folder, 1).look()
     for state in snapshot.cells:
-        typer.echo(f"{state.cell.cell_id}  {state.status:<9} {state.cell.label}")
+        if state.cell.cell_id:
+            typer.echo(f"{state.cell.cell_id}  {state.status:<9} {state.cell.label}")
+    if folder.plan.proposes:
+        for line in _space(folder.plan.overrides):
+            typer.echo(line)
+        typer.echo("Optuna proposes each cell when its turn comes, from the figures of those before", err=True)
     typer.echo(f"sweep {folder.plan.sweep_id[:8]}: {_counted(snapshot)}", err=True)
+
+
+def _space(overrides: Sequence[str]) -> list[str]:
+    from qexp.runner.sweep.expand import axes
+    from qexp.runner.sweep.space import described
+
+    return [f"{key}: {what}" for key, what in described(axes(overrides)).items()]
 
 
 def _counted(snapshot: Snapshot) -> str:
@@ -133,14 +147,23 @@ def _report(folder: SweepFolder, outcome: Outcome, quiet: bool) -> None:
                 typer.echo(folder.store.path(state.cell.table, state.cell.cell_id))
     else:
         typer.echo(f"sweep {folder.plan.sweep_id[:8]}: {_counted(outcome.snapshot)}")
+        show_best(folder, outcome.snapshot)
     for state in outcome.snapshot.cells:
         if state.status in ("failed", "diverged"):
             print(f"qexp: {_failure(state)}", file=sys.stderr)
     if outcome.stopped:
         print("qexp: stopped; `qexp resume` goes on from the last checkpoints", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
-    if any(state.status != "finished" for state in outcome.snapshot.cells):
+    if any(state.status not in ("finished", "pruned") for state in outcome.snapshot.cells):
         raise typer.Exit(1)
+
+
+def show_best(folder: SweepFolder, snapshot: Snapshot) -> None:
+    """Of a search, a line for its best cell so far."""
+    from qexp.runner.sweep.objective import BIAS, best_of
+
+    if (best := best_of(folder, snapshot)) is not None:
+        typer.echo(f"{best}\n{BIAS}")
 
 
 def _failure(state: CellState) -> str:

@@ -28,8 +28,15 @@ SETTINGS_COLUMNS = ("setting", "metric", "value", "higher_is_better", "n", "defi
 """Columns of the table of a record's metrics, one row a setting and metric."""
 
 
+VALIDATION = "validation/"
+"""Beginning of the names of figures that were asked for by ``Tracker.validate_every``."""
+
+
 class Tracker(Protocol):
     """Receives a run's figures while it goes on. Closed once, whatever happened."""
+
+    validate_every: int | None
+    """Steps between figures of the network as it is so far, which cost an evaluation each; None for none."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None: ...
     def summary(self, record: Record) -> None: ...
@@ -40,6 +47,8 @@ class Tracker(Protocol):
 
 class NullTracker:
     """``tracking=none``: nothing is logged and wandb is not imported."""
+
+    validate_every: int | None = None
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         return None
@@ -107,6 +116,8 @@ def _wandb_host() -> str:
 
 class WandbTracker:
     """One W&B run whose id is the cell id, kept below ``<results_dir>/wandb``."""
+
+    validate_every: int | None = None
 
     def __init__(self, cfg: ExperimentConfig, cell_id: str, mode: OnlineOrOffline):
         self._cfg, self._cell_id, self._mode = cfg, cell_id, mode
