@@ -73,6 +73,12 @@ def home_of(cfg: ExperimentConfig) -> Path:
     return trained_networks(cfg) / training_id(cfg)
 
 
+def partial_of(cfg: ExperimentConfig) -> Path:
+    """The folder of its checkpoints while it is trained."""
+    home = home_of(cfg)
+    return home.with_name(f"{home.name}.partial")
+
+
 def _identity(cfg: ExperimentConfig) -> dict[str, Any]:
     """What may change a figure. A key that came later is left out at the value that older records imply."""
     config = _without(_data(cfg), VOLATILE_KEYS, VOLATILE_SUBKEYS)

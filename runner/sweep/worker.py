@@ -17,7 +17,7 @@ from pathlib import Path
 from qexp.conf.errors import DiskFullError, RunError, UserError
 from qexp.conf.schema import ExperimentConfig
 from qexp.runner.experiment import run_experiment
-from qexp.runner.provenance import Stopwatch
+from qexp.runner.provenance import Stopwatch, partial_of
 from qexp.runner.rerun import config_of
 from qexp.runner.sweep.claims import Claims
 from qexp.runner.sweep.events import EventLog, EventReader
@@ -28,6 +28,7 @@ from qexp.runner.sweep.processes import INTERRUPTED, Process
 from qexp.runner.sweep.progress import CellProgress
 from qexp.runner.sweep.search import Pruned, make_search
 from qexp.runner.tracking import make_tracker
+from qexp.runner.training import discard
 
 SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -117,6 +118,7 @@ class Worker:
                 raise
             except Pruned as reason:
                 self._give_up(cell, "pruned", str(reason))
+                discard(partial_of(self._configuration(cell)))
             except Exception as error:
                 if not isinstance(error, (UserError, RunError)):
                     traceback.print_exc()
