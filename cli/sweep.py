@@ -22,6 +22,7 @@ EPILOG = (
     "[bold]Examples[/]\n\n"
     "qexp sweep method=vanilla,gated_attention 'seed=range(0,3)'\n\n"
     "qexp sweep method=qat,\\[qat,gated_attention] 'quant.bits=\\[w8a8],\\[w4a8]' --dry-run\n\n"
+    "qexp sweep 'train.learning_rate=tag(log,interval(1e-5,1e-3))' sweep.search=optuna sweep.trials=20\n\n"
     "qexp sweep --file sweep.yaml launcher.workers=4 launcher.threads=2\n\n"
     "a,b and range(0,5) are several values; \\[a,b] is one, a list. Every combination is a cell with a record of its "
     "own. The same command again goes on; qexp resume does too, qexp status shows how far it is."
@@ -38,10 +39,12 @@ def sweep(
     file: File = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
     quiet: Quiet = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Hand it to W&B instead, whose agents run it.")] = False,
 ) -> None:
     """Run every combination of several values, in parallel: launcher.workers processes, each with its own cores.
 
-    A cell that has a record is not run again. Ctrl-C checkpoints what runs.
+    With sweep.search=random or optuna, sweep.trials of them. A cell that has a record is not run again. Ctrl-C
+    checkpoints what runs.
     """
     from qexp.runner.sweep.expand import read_file
     from qexp.runner.sweep.folder import SweepFolder
@@ -52,6 +55,8 @@ def sweep(
     plan, _ = plan_sweep(words)
     if dry_run:
         _show_plan(SweepFolder.of(plan))
+    elif wandb:
+        _hand_over(SweepFolder.create(plan))
     else:
         launch(SweepFolder.create(plan), split(words)[1], quiet)
 
@@ -126,6 +131,15 @@ def _show_plan(folder: SweepFolder) -> None:
             typer.echo(line)
         typer.echo("Optuna proposes each cell when its turn comes, from the figures of those before", err=True)
     typer.echo(f"sweep {folder.plan.sweep_id[:8]}: {_counted(snapshot)}", err=True)
+
+
+def _hand_over(folder: SweepFolder) -> None:
+    from qexp.runner.sweep.wandb_sweep import register, write_wandb
+
+    path = write_wandb(folder)
+    typer.echo(f"written: {path}")
+    agent = register(path)
+    typer.echo(f"start agents with: {agent}" if agent else f"no W&B login here; after one: wandb sweep {path}")
 
 
 def _space(overrides: Sequence[str]) -> list[str]:

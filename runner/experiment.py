@@ -14,6 +14,7 @@ from qexp.results.store import Store
 from qexp.runner.compose import to_dict
 from qexp.runner.disk import full_disk_explained
 from qexp.runner.provenance import Stopwatch, cell_id, collect
+from qexp.runner.tracking import by_wandb_agent
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +60,8 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
     """
     cell = cell_id(cfg)
     if (known := store.load(cell, cfg.table)) is not None:
+        if by_wandb_agent():
+            tracker.summary(known)
         return _filed(known, cfg.table, store)
     store.check_writable()
     findings, status, message = Findings(), "finished", ""

@@ -22,6 +22,9 @@ from qexp.results.schema import INTEGER, Record
 
 OnlineOrOffline = Literal["online", "offline"]
 
+ADHOC = "adhoc"
+"""The table of runs that belong to none: no group of W&B."""
+
 logger = logging.getLogger(__name__)
 
 SETTINGS_COLUMNS = ("setting", "metric", "value", "higher_is_better", "n", "definition")
@@ -191,11 +194,12 @@ class WandbTracker:
         return wandb.init(
             mode=mode,
             dir=str(folder),
-            id=self._cell_id,
+            id=run_id(self._cell_id),
             resume="allow" if mode == "online" else None,
             project=choice.project,
             entity=choice.entity,
-            group=choice.group,
+            group=choice.group or (self._cfg.table if self._cfg.table != ADHOC else None),
+            job_type=methods_of(self._cfg),
             name=_run_name(self._cfg),
             config=asdict(self._cfg),
             settings=wandb.Settings(silent=True, console="off", disable_code=True, init_timeout=30),
@@ -216,13 +220,27 @@ class WandbTracker:
         run.log({what: wandb.Image(str(path)) for what, path in files.items() if path.suffix == ".png"})
 
 
+def by_wandb_agent() -> bool:
+    """Whether an agent of a W&B sweep started this process: it waits for the figures of a run that it has named."""
+    return bool(os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"))
+
+
+def run_id(cell_id: str) -> str:
+    """The W&B run's id: the cell's, so that nothing is there twice; in a W&B sweep the one that its agent gave."""
+    return os.environ["WANDB_RUN_ID"] if by_wandb_agent() else cell_id
+
+
+def methods_of(cfg: ExperimentConfig) -> str:
+    return "+".join(choice.name for choice in cfg.method)
+
+
 def _run_name(cfg: ExperimentConfig) -> str:
-    return f"{'+'.join(choice.name for choice in cfg.method)} {cfg.model.name} {cfg.task.name} {cfg.seed}"
+    return f"{methods_of(cfg)} {cfg.model.name} {cfg.task.name} {cfg.seed}"
 
 
 def summary_values(record: Record) -> dict[str, Any]:
     """A record's figures by flat names: ``w8a8/accuracy``, ``w8a8.integer/gap/metric``, ``seconds/train``."""
-    values: dict[str, Any] = {"status": record.status}
+    values: dict[str, Any] = {"status": record.status, "cell_id": record.cell_id}
     values |= {f"{setting}/{name}": value for setting, name, value, *_ in settings_rows(record)}
     numbers = {k: v for k, v in record.outliers.get("summary", {}).items() if isinstance(v, (int, float))}
     values |= {f"outliers/{name}": value for name, value in numbers.items()}

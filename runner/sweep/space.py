@@ -38,7 +38,7 @@ class Interval:
         if self.whole and not self.log:
             return self.low + math.floor(share * (self.high - self.low + 1))
         if self.log:
-            return self.low * (self.high / self.low) ** share
+            return self.low * math.pow(self.high / self.low, share)
         return self.low + share * (self.high - self.low)
 
 
