@@ -13,15 +13,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
-from qexp.conf.errors import UserError
+from qexp.conf.errors import RunError, UserError
 from qexp.conf.schema import ExperimentConfig
 from qexp.results.certificate import sentence
 from qexp.results.schema import INTEGER, Record
 
 OnlineOrOffline = Literal["online", "offline"]
 
+SECONDS_TO_ANSWER = 15
+"""Of W&B, before it counts as out of reach."""
 ADHOC = "adhoc"
 """The table of runs that belong to none: no group of W&B."""
 
@@ -97,7 +101,7 @@ def wandb_login() -> str | None:
     candidates = [os.environ["NETRC"]] if os.environ.get("NETRC") else [home / ".netrc", home / "_netrc"]
     for path in candidates:
         try:
-            found = netrc.netrc(str(path)).authenticators(_wandb_host())
+            found = netrc.netrc(str(path)).authenticators(urlsplit(wandb_address()).netloc)
         except (OSError, netrc.NetrcParseError):
             continue
         if found and found[2]:
@@ -105,8 +109,8 @@ def wandb_login() -> str | None:
     return None
 
 
-def _wandb_host() -> str:
-    """Host of the W&B server: the environment's, else that of ``wandb login --host``, else the public one."""
+def wandb_address() -> str:
+    """Where the W&B server is: the environment's, else that of ``wandb login --host``, else the public one."""
     folder = Path(os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
     parser = configparser.ConfigParser(interpolation=None)
     try:
@@ -114,7 +118,20 @@ def _wandb_host() -> str:
     except configparser.Error:
         pass
     saved = parser.get("default", "base_url", fallback="https://api.wandb.ai")
-    return urlsplit(os.environ.get("WANDB_BASE_URL") or saved).netloc
+    return os.environ.get("WANDB_BASE_URL") or saved
+
+
+def require_wandb() -> None:
+    """Raise ``UserError`` without a login, ``RunError`` where the server cannot be reached: wandb tries for long."""
+    if wandb_login() is None:
+        raise UserError("no W&B login here: run `wandb login` first")
+    address = wandb_address()
+    try:
+        urlopen(address, timeout=SECONDS_TO_ANSWER).close()
+    except HTTPError:
+        return  # it answered
+    except (OSError, ValueError) as error:
+        raise RunError(f"W&B at {address} cannot be reached ({getattr(error, 'reason', error)})") from error
 
 
 class WandbTracker:

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qexp.conf.errors import RunError, UserError
+from qexp.conf.errors import RunError
 from qexp.results.store import Store
-from qexp.runner.tracking import wandb_login
-
-LOGIN_FIRST = "no W&B login here: run `wandb login`, then `qexp track sync`"
+from qexp.runner.tracking import require_wandb
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,9 @@ class Backlog:
 def backlog(results_dir: Path) -> Backlog:
     """The runs that were logged offline below ``results_dir``."""
     runs = [OfflineRun(path) for path in sorted((results_dir / "wandb").glob("offline-run-*/run-*.wandb"))]
-    records, open_runs = Store(results_dir), [run for run in runs if not run.is_synced]
-    due = tuple(run for run in open_runs if records.load(run.cell_id) is not None)
+    recorded = {record.cell_id for record in Store(results_dir).query()} if runs else set()
+    open_runs = [run for run in runs if not run.is_synced]
+    due = tuple(run for run in open_runs if run.cell_id in recorded)
     return Backlog(due, len(runs) - len(open_runs), len(open_runs) - len(due))
 
 
@@ -54,11 +53,10 @@ def upload(runs: Sequence[OfflineRun]) -> None:
     """Let wandb upload ``runs``, each under its cell's id, those of one cell in the order in which they were begun.
 
     Raises:
-        UserError: without a login. RunError: with what wandb said, if any of them was not uploaded; nothing is lost and
-        the next call does the rest.
+        UserError: without a login. RunError: where W&B cannot be reached, or with what wandb said if any run was not
+        uploaded; nothing is lost and the next call does the rest.
     """
-    if wandb_login() is None:
-        raise UserError(LOGIN_FIRST)
+    require_wandb()
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_MODE"}
     command = [sys.executable, "-m", "wandb", "sync", *(str(run.file.resolve()) for run in runs)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)

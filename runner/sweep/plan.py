@@ -18,6 +18,7 @@ from qexp.runner.compose import compose, compose_difference, to_dict
 from qexp.runner.pretraining import pretraining_run
 from qexp.runner.provenance import cell_id, training_id
 from qexp.runner.rerun import quoted
+from qexp.runner.secrets import refuse_secrets
 from qexp.runner.sweep.expand import axes, expand
 from qexp.runner.sweep.objective import settled
 from qexp.runner.sweep.settings import check_search, compose_settings, split
@@ -83,6 +84,7 @@ def plan_sweep(overrides: Sequence[str]) -> tuple[SweepPlan, SweepConfig]:
 
     Raises ``UserError`` that names the cell for one that does not compose.
     """
+    refuse_secrets(overrides)
     experiments, own = split(overrides)
     settings = compose_settings(own)
     space = axes(experiments)

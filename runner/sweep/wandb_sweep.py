@@ -18,7 +18,7 @@ from qexp.runner.sweep.folder import SweepFolder
 from qexp.runner.sweep.objective import lower_is_better, settled
 from qexp.runner.sweep.plan import SweepPlan
 from qexp.runner.sweep.space import Interval, Values
-from qexp.runner.tracking import wandb_login
+from qexp.runner.tracking import require_wandb, wandb_login
 
 METHODS = {"grid": "grid", "random": "random", "optuna": "bayes"}
 """Our searches by W&B's names. Its Bayesian search is W&B's own, not Optuna's."""
@@ -96,6 +96,7 @@ def register(path: Path) -> str | None:
     """
     if wandb_login() is None:
         return None
+    require_wandb()
     command = [sys.executable, "-m", "wandb", "sweep", str(path)]
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_MODE"}
     try:
