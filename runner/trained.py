@@ -22,8 +22,8 @@ from qexp.models.planting import plant_outliers
 from qexp.models.saving import load_saved, save_model
 from qexp.models.sites import AdaptedModel
 from qexp.runner.batches import calibration_batches
+from qexp.runner.identity import home_of, partial_of
 from qexp.runner.pretraining import pretraining_run, starting_model
-from qexp.runner.provenance import home_of, partial_of
 from qexp.runner.training import discard, resume_point, train
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from qexp.conf.errors import UserError
 from qexp.conf.schema import ExperimentConfig
 from qexp.conf.sweeps import SearchConfig, SweepConfig
 from qexp.runner.compose import compose, compose_difference, to_dict
+from qexp.runner.identity import cell_id, training_id
 from qexp.runner.pretraining import pretraining_run
-from qexp.runner.provenance import cell_id, training_id
 from qexp.runner.rerun import quoted
 from qexp.runner.secrets import refuse_secrets
 from qexp.runner.sweep.expand import axes, expand

@@ -17,8 +17,9 @@ from pathlib import Path
 from qexp.conf.errors import DiskFullError, RunError, UserError
 from qexp.conf.schema import ExperimentConfig
 from qexp.runner.experiment import run_experiment
-from qexp.runner.provenance import Stopwatch, partial_of
+from qexp.runner.identity import partial_of
 from qexp.runner.rerun import config_of
+from qexp.runner.stopwatch import Stopwatch
 from qexp.runner.sweep.claims import Claims
 from qexp.runner.sweep.events import EventLog, EventReader
 from qexp.runner.sweep.folder import SweepFolder

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from qexp.conf.schema import ExperimentConfig
 from qexp.results.store import Store
 from qexp.runner.experiment import run_experiment
+from qexp.runner.identity import home_of
 from qexp.runner.preparation import prepare_task
 from qexp.runner.progress import SilentProgress
-from qexp.runner.provenance import home_of
 from qexp.runner.tasks import Task
 from qexp.runner.tracking import VALIDATION, NullTracker
 

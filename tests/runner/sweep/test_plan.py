@@ -9,7 +9,7 @@ import pytest
 
 from qexp.conf.errors import UserError
 from qexp.runner.compose import compose, compose_dict
-from qexp.runner.provenance import cell_id, training_id
+from qexp.runner.identity import cell_id, training_id
 from qexp.runner.sweep.expand import axes, expand, read_file
 from qexp.runner.sweep.plan import changes, plan_sweep, read_plan, write_plan
 

@@ -10,7 +10,7 @@ import yaml
 
 from qexp.conf.errors import RunError, UserError
 from qexp.runner.compose import compose
-from qexp.runner.provenance import cell_id
+from qexp.runner.identity import cell_id
 from qexp.runner.sweep import wandb_sweep
 from qexp.runner.sweep.wandb_sweep import register, write_wandb
 
