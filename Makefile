@@ -6,6 +6,7 @@ QEXP := $(BIN)/qexp
 SCALE ?= small
 RESULTS ?= runs
 WORKERS ?= auto
+SEEDS ?=
 # The pins are for Python 3.11 and later; an older Python takes the ranges of pyproject.toml.
 PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
 
@@ -24,7 +25,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 quickstart: $(VENV)/.ready ## Make the environment, then fine-tune, quantize and compare two methods on embedded data
 	$(QEXP) reproduce quickstart results_dir=$(RESULTS)
 
-test: $(VENV)/.ready ## Make the environment, then run every test
+# Ray is large, and only its tests want it.
+$(VENV)/.test: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet $(PINS) -e '.[ray]' || echo "no Ray to be had: its tests are skipped"
+	@touch $@
+
+test: $(VENV)/.test ## Make the environment, then run every test
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 lint: $(VENV)/.ready ## Check formatting and lint
@@ -54,8 +60,8 @@ table: $(VENV)/.ready ## Table every record below RESULTS
 report: $(VENV)/.ready ## Every table, claim and figure as one page, report.html
 	$(QEXP) report --results-dir $(RESULTS)
 
-reproduce-all: $(VENV)/.ready ## Run every table at SCALE (small), then write the report: goes on where it stopped
-	$(QEXP) reproduce all --scale $(SCALE) results_dir=$(RESULTS) --output $(RESULTS)/tables; status=$$?; \
+reproduce-all: $(VENV)/.ready ## Run every table at SCALE (small) with its SEEDS or these, then write the report
+	$(QEXP) reproduce all --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) results_dir=$(RESULTS) --output $(RESULTS)/tables; status=$$?; \
 	$(QEXP) report --results-dir $(RESULTS) --to $(RESULTS)/report.html; exit $$status
 
 clean: ## Remove the environment and caches (never records)

@@ -75,7 +75,7 @@ def _section(name: str, library: Library, scale: str | None, own: str, ledger: b
         if any(found.values()):
             command = make_command(name, at)
             table = with_origin(made_table(name, spec, found, at, command), library, own)
-            told = ledger_of(name, spec, cells) if ledger else ()
+            told = ledger_of(name, spec, cells) if ledger and at != SCALES[-1] else ()
             return Section(name, spec, at, command, table, told, _commands(spec, cells, found))
     at = scale or DEFAULT_SCALE
     return Section(name, spec, at, make_command(name, at), _published_alone(name, spec, at))
@@ -92,11 +92,10 @@ def _published_alone(name: str, spec: TableConfig, scale: str) -> Table | None:
 
 
 def _found(name: str, library: Library, scale: str) -> tuple[Cells, Found]:
-    from qexp.runner.identity import cell_id
-    from qexp.runner.plan import cells
+    from qexp.runner.plan import cells, ids
 
     configs = cells(name, [f"scale={scale}"])
-    return configs, {place: library.find(cell_id(config)) for place, config in configs.items()}
+    return configs, {place: library.find(cell) for place, cell in ids(configs).items()}
 
 
 def _commands(spec: TableConfig, cells: Cells, found: Found) -> dict[str, str]:

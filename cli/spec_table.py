@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from qexp.conf.schema import ExperimentConfig
     from qexp.conf.tables import TableConfig
     from qexp.results.grid import Found
-    from qexp.results.ledger import Deviation
+    from qexp.results.ledger import Configs, Deviation
     from qexp.results.library import Library
     from qexp.results.schema import Record
     from qexp.results.table import Table
@@ -31,11 +31,10 @@ def spec_table(name: str, cells: Cells, find: Find, command: str) -> Table:
         UserError: if a list of experiments has no record at all, or records do not fit the specification.
     """
     from qexp.results.ledger import ledger_note
-    from qexp.runner.identity import cell_id
-    from qexp.runner.plan import load_table
+    from qexp.runner.plan import ids, load_table
 
     spec = load_table(name)
-    found = {place: find(cell_id(config)) for place, config in cells.items()}
+    found = {place: find(cell) for place, cell in ids(cells).items()}
     made = made_table(name, spec, found, next(iter(cells.values())).scale, command)
     return replace(made, notes=(*made.notes, *ledger_note(ledger_of(name, spec, cells))))
 
@@ -43,14 +42,23 @@ def spec_table(name: str, cells: Cells, find: Find, command: str) -> Table:
 def ledger_of(name: str, spec: TableConfig, cells: Cells) -> tuple[Deviation, ...]:
     """How ``cells`` differ from the same ones at ``scale=paper``, of one seed."""
     from qexp.results.ledger import deviations
-    from qexp.runner.compose import to_dict
     from qexp.runner.plan import cells as cells_at
 
     seed = next(iter(cells))[0]
     paper = cells_at(name, ["scale=paper"], [seed])
-    both = [{(x, y): to_dict(c) for (s, x, y), c in found.items() if s == seed} for found in (cells, paper)]
     columns = [column.label for column in spec.columns] or [""]
-    return deviations(both[0], both[1], [row.title for row in spec.rows], columns)
+    return deviations(_leaves(cells, seed), _leaves(paper, seed), [row.title for row in spec.rows], columns)
+
+
+def _leaves(cells: Cells, seed: int) -> Configs:
+    """The leaves of each cell's configuration; cells that share one share them."""
+    from qexp.results.select import labelled
+    from qexp.runner.compose import to_dict
+
+    chosen = {(x, y): config for (s, x, y), config in cells.items() if s == seed}
+    apart = {id(config): config for config in chosen.values()}
+    leaves = {key: labelled(to_dict(config)) for key, config in apart.items()}
+    return {place: leaves[id(config)] for place, config in chosen.items()}
 
 
 def made_table(name: str, spec: TableConfig, found: Found, scale: str, command: str) -> Table:

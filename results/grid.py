@@ -14,7 +14,7 @@ from qexp.results.claims import Measured, judge
 from qexp.results.columns import Column, Figure, figures, shown_setting
 from qexp.results.grid_notes import notes
 from qexp.results.schema import Record
-from qexp.results.select import labelled, text
+from qexp.results.select import model_label, text
 from qexp.results.table import Cell, Curves, Table, beside, best, cell_of
 
 Found = Mapping[tuple[int, int, int], Record | None]
@@ -193,8 +193,8 @@ def _comparable(found: Found, places: Sequence[int]) -> bool:
     alike: dict[int, set[tuple[str, ...]]] = {x: set() for x in places}
     for (_, x, _), record in found.items():
         if x in alike and record is not None:
-            flat = labelled(record.config)
-            alike[x].add(tuple(text(flat.get(key, "")) for key in ("model.name", "task.name", "scale")))
+            config = record.config
+            alike[x].add((model_label(config["model"]), text(config["task"]["name"]), text(config["scale"])))
     return all(len(kinds) <= 1 for kinds in alike.values())
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from qexp.conf.identity import VOLATILE_KEYS
 from qexp.results.rows import ABSENT, WITHOUT_EFFECT
-from qexp.results.select import labelled, text
+from qexp.results.select import Flat, text
 
 Place = tuple[int, int]
 """Column and row of a cell, by their places in the specification."""
-Configs = Mapping[Place, Mapping[str, Any]]
+Configs = Mapping[Place, Flat]
+"""The leaves of each cell's configuration, as :func:`qexp.results.select.labelled` gives them."""
 NO_DEVIATION = ("scale", "seed", *WITHOUT_EFFECT)
 """The scale is what is compared; seeds are repetitions; the rest changes no figure."""
 EVERY_CELL = "every cell"
@@ -33,9 +33,11 @@ class Deviation:
 def deviations(here: Configs, paper: Configs, rows: Sequence[str], columns: Sequence[str]) -> tuple[Deviation, ...]:
     """Every key in which a cell of ``here`` differs from the same cell of ``paper``, with the cells that share it."""
     found: dict[tuple[str, str, str], set[Place]] = defaultdict(set)
-    for place, config in here.items():
-        ours, papers = labelled(config), labelled(paper[place])
+    for place, ours in here.items():
+        papers = paper[place]
         for key in dict.fromkeys([*ours, *papers]):
+            if key in ours and key in papers and ours[key] == papers[key]:
+                continue
             here_text, paper_text = _value(ours, key), _value(papers, key)
             if here_text != paper_text and key not in NO_DEVIATION and key.split(".")[0] not in VOLATILE_KEYS:
                 found[key, here_text, paper_text].add(place)
@@ -59,7 +61,7 @@ def _only(where: str) -> str:
     return "" if where == EVERY_CELL else f" ({where})"
 
 
-def _value(flat: Mapping[str, Any], key: str) -> str:
+def _value(flat: Flat, key: str) -> str:
     return text(flat[key]) if key in flat else ABSENT
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from qexp.results.schema import Record
@@ -31,7 +32,7 @@ class Library:
     def is_own(self, record: Record) -> bool:
         return record.cell_id in self._own
 
-    @property
+    @cached_property
     def scales(self) -> frozenset[str]:
         """Every scale at which some record was measured."""
         records = (*self._own.values(), *self._others.values())

@@ -41,7 +41,7 @@ def model_label(model: Mapping[str, Any]) -> str:
 
 
 def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         yield key, value
         return
     for name, item in value.items():

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from qexp.conf.catalog import did_you_mean
 from qexp.conf.errors import UserError
 from qexp.conf.identity import SETTLED_KEYS
+from qexp.conf.plain import as_data
 from qexp.conf.schema import ExperimentConfig, QuantConfig
 from qexp.methods.registry import in_integers, settings_class
 
@@ -53,13 +54,14 @@ def check(data: Mapping[str, Any], methods: Mapping[str, dict[str, Any]]) -> Exp
     chosen = []
     for name, given in methods.items():
         prefix = "method" if one else f"method.{name}"
-        chosen.append({"name": name, "settings": asdict(validate(settings_class(name), given, prefix))})
+        chosen.append({"name": name, "settings": as_data(validate(settings_class(name), given, prefix))})
     _check_bits(data.get("quant", {}))
     config = validate(ExperimentConfig, {**data, "method": chosen}, "")
     assert isinstance(config, ExperimentConfig)
     if config.eval.integer:
         check_executable(config.quant)
     _check_arithmetic(config)
+    _check_family(config)
     return config
 
 
@@ -69,6 +71,19 @@ def _check_arithmetic(config: ExperimentConfig) -> None:
     if floats and (config.eval.integer or in_integers(config.method)):
         other = "eval.integer=true" if config.eval.integer else "a method that multiplies integers"
         raise UserError(f"method={floats[0]} computes in floating point only, so {other} cannot stand beside it")
+
+
+def _check_family(config: ExperimentConfig) -> None:
+    """A method whose ``Settings`` list ``families`` has no part for others; of ``auto`` it shows later."""
+    model = config.model
+    for choice in config.method:
+        known = getattr(settings_class(choice.name), "families", (model.family,))
+        if model.family not in (*known, "auto"):
+            raise UserError(
+                f"method={choice.name} has forms of {', '.join(known)} models' embeddings, blocks and heads, and "
+                f"model={model.name} is of the {model.family} family, for which they are not worked out: choose "
+                "another model, as model=tiny_bert, or another method"
+            )
 
 
 def check_executable(quant: QuantConfig) -> None:
@@ -163,7 +178,7 @@ def validate(cls: type, data: Any, prefix: str) -> Any:
 
 
 def _reject_infinities(data: Any, key: str) -> None:
-    if isinstance(data, Mapping):
+    if isinstance(data, dict):
         for name, value in data.items():
             _reject_infinities(value, f"{key}.{name}" if key else str(name))
     elif isinstance(data, float) and not math.isfinite(data):
@@ -172,18 +187,19 @@ def _reject_infinities(data: Any, key: str) -> None:
 
 def _wrap_scalars(cls: Any, data: Any) -> Any:
     """One value where a list is expected is that list's only item: ``quant.bits=w8a6``."""
-    if not isinstance(data, Mapping):
+    if not isinstance(data, dict):
         return data
-    wrapped = dict(data)
-    for name, hint in _hints(cls).items():
-        value = data.get(name)
-        if is_dataclass(hint):
-            wrapped[name] = _wrap_scalars(hint, value) if name in data else None
-            if name not in data:
-                del wrapped[name]
-        elif get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis and isinstance(value, (str, int, float)):
-            wrapped[name] = [value]
-    return wrapped
+    lists, parts = _lists_and_parts(cls)
+    single = {name: [data[name]] for name in lists if isinstance(data.get(name), (str, int, float))}
+    return data | single | {name: _wrap_scalars(part, data[name]) for name, part in parts.items() if name in data}
+
+
+@cache
+def _lists_and_parts(cls: Any) -> tuple[frozenset[str], dict[str, Any]]:
+    """The fields of ``cls`` that are lists of any length, and those that are dataclasses themselves."""
+    hints = _hints(cls)
+    lists = [name for name, hint in hints.items() if get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis]
+    return frozenset(lists), {name: hint for name, hint in hints.items() if is_dataclass(hint)}
 
 
 def _explain(cls: type, errors: Sequence[Any], prefix: str) -> str:

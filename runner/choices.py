@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from copy import deepcopy
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from qexp.conf import catalog
+from qexp.conf.plain import copied
 
 BUILDS_ON = "defaults"
 """Key of the choices that a choice is laid over, in their order: ``defaults: [w8a8]``."""
@@ -23,12 +23,12 @@ BUILDS_ON = "defaults"
 
 def choice(group: str, name: str) -> dict[str, Any]:
     """``conf/<group>/<name>.yaml`` laid over what it builds on; a copy of the caller's own."""
-    return deepcopy(_choice(group, name))
+    return copied(_choice(group, name))
 
 
 def top(name: str = "config") -> dict[str, Any]:
     """``conf/<name>.yaml`` without its choices; what it takes from the environment is filled in now."""
-    return deepcopy(_top(name, frozenset(os.environ.items())))
+    return copied(_top(name, frozenset(os.environ.items())))
 
 
 def default_choices(name: str = "config") -> dict[str, str]:
@@ -107,6 +107,6 @@ def _top_file(name: str) -> Path:
 def _interpolates(value: Any) -> bool:
     if isinstance(value, str):
         return "${" in value
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return any(map(_interpolates, value.values()))
     return isinstance(value, (list, tuple)) and any(map(_interpolates, value))

@@ -8,8 +8,7 @@ user's values win over both; then the schema checks the whole. What the user lef
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from qexp.conf.catalog import SCALES
 from qexp.conf.errors import UserError
+from qexp.conf.plain import as_data, copied, copied_value
 from qexp.conf.schema import (
     IMAGE_KINDS,
     ExperimentConfig,
@@ -26,7 +26,7 @@ from qexp.conf.schema import (
     TaskConfig,
     TrainConfig,
 )
-from qexp.methods.registry import quantizes_training
+from qexp.methods.registry import from_scratch_only, quantizes_training
 from qexp.models.sources import MASKED_FAMILIES, family_of, is_pretrained
 from qexp.results.select import flatten
 from qexp.runner import choices
@@ -55,13 +55,17 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
     groups = {key: implied.pop(key) for key in ("train", "quant") if key in implied}
     if "quant" in groups.keys() - request.groups.keys():
         tree["quant"] = choices.choice("quant", groups["quant"])
-    config = _settle(deepcopy(tree), request, implied)
+    config = _settle(copied(tree), request, implied)
     if "train" not in request.groups:
         tree["train"] = choices.choice("train", groups.get("train", _recipe(config)))
         config = _settle(tree, request, implied)
     asked = [value.key for value in request.values]
     config = settle_precision(settle_images(settle_characters(config, asked), asked), asked)
-    config = settle_pretraining(config, lambda name: _further_task(name, config), lambda name: _recipe_of(name, config))
+    config = settle_pretraining(
+        config,
+        lambda name: _further_task(name, config),
+        lambda name, settings: _recipe_of(name, settings, config, implied),
+    )
     return settle_ood(config, asked, lambda name: _further_task(name, config))
 
 
@@ -72,7 +76,7 @@ def compose_dict(overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def to_dict(config: ExperimentConfig) -> dict[str, Any]:
     """A configuration as JSON-able data: dictionaries, lists and plain values."""
-    plain: dict[str, Any] = _plain(asdict(config))
+    plain: dict[str, Any] = _plain(as_data(config))
     return plain
 
 
@@ -107,10 +111,19 @@ def _further_task(name: str, config: ExperimentConfig) -> TaskConfig:
     return _settle(_compose_groups(request), request, {}).task
 
 
-def _recipe_of(name: str, config: ExperimentConfig) -> TrainConfig:
-    """The recipe that ``train=name`` would choose at the scale of ``config``."""
-    request = Request(groups={"train": known("train", name), "scale": config.scale}, values=())
-    return _settle(_compose_groups(request), request, {}).train
+def _recipe_of(
+    name: str, settings: Mapping[str, Any], config: ExperimentConfig, implied: Mapping[str, Any]
+) -> TrainConfig:
+    """The recipe that ``train=name`` would choose at the scale of ``config``, with ``settings`` in place of its own.
+
+    ``implied`` by the methods, it holds here too where the pretraining has them.
+    """
+    values = tuple(Value(f"train.{key}", value) for key, value in settings.items())
+    request = Request(groups={"train": known("train", name), "scale": config.scale}, values=values)
+    own = from_scratch_only(config.method)
+    shared = {key: value for key, value in implied.items() if own and key.startswith("train.")}
+    train = _settle(_compose_groups(request), request, shared).train
+    return settle_precision(replace(config, train=train, method=own), [value.key for value in values]).train
 
 
 def _with_bits(choice: MethodChoice, quant: QuantConfig) -> MethodChoice:
@@ -159,7 +172,7 @@ def _apply(tree: Tree, value: Value, methods: tuple[str, ...]) -> None:
         parent, _, leaf = key.rpartition(".")
         _node(tree, parent.split(".") if parent else []).pop(leaf, None)
     else:
-        _set(tree, key, deepcopy(value.value))
+        _set(tree, key, copied_value(value.value))
 
 
 def _set(tree: Tree, key: str, value: Any) -> None:
@@ -205,8 +218,9 @@ def resolve_objective(config: ExperimentConfig) -> Objective:
         return "image_classification"
     if task.objective == "image_classification":
         raise UserError(f"task.objective=image_classification: task={task.name} has no images")
-    if task.kind in ("glue", "pydocs_labels"):
+    if task.kind in ("glue", "squad", "pydocs_labels"):
         natural: Objective = "regression" if task.subset == "stsb" else "classification"
+        natural = "question_answering" if task.kind == "squad" else natural
         return natural if task.objective == "auto" else task.objective
     if task.objective != "auto" and model.family == "auto":
         return task.objective
@@ -221,7 +235,7 @@ def _recipe(config: ExperimentConfig) -> str:
     objective = config.task.objective
     if objective == "image_classification" and not is_pretrained(config.model):
         return "train_images"
-    if objective in ("classification", "regression", "image_classification"):
+    if objective in ("classification", "regression", "image_classification", "question_answering"):
         return "finetune"
     if config.task.kind == "characters":
         return "pretrain_chars"

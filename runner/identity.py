@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from qexp.conf.identity import (
     EVALUATION_KEYS,
     EVALUATION_SUBKEYS,
+    LATER_PRETRAIN_KEYS,
     LATER_SUBKEYS,
     QUANT_EVALUATION_SUBKEYS,
     VOLATILE_KEYS,
     VOLATILE_SUBKEYS,
 )
+from qexp.conf.plain import as_data
 from qexp.conf.schema import ExperimentConfig
 from qexp.methods.registry import later_settings, quantizes_training, trained_with
 from qexp.results.schema import RECORD_VERSION
@@ -36,7 +38,7 @@ def training_id(cfg: ExperimentConfig) -> str:
     trained = replace(cfg, method=trained_with(cfg.method))
     config = _without(_identity(trained), EVALUATION_KEYS, EVALUATION_SUBKEYS)
     if quantizes_training(trained.method):
-        config["quant"] = {k: v for k, v in _data(cfg.quant).items() if k not in QUANT_EVALUATION_SUBKEYS}
+        config["quant"] = {k: v for k, v in as_data(cfg.quant).items() if k not in QUANT_EVALUATION_SUBKEYS}
     return _digest({"training": config})
 
 
@@ -58,29 +60,20 @@ def partial_of(cfg: ExperimentConfig) -> Path:
 
 def _identity(cfg: ExperimentConfig) -> dict[str, Any]:
     """What may change a figure. A key that came later is left out at the value that older records imply."""
-    config = _without(_data(cfg), VOLATILE_KEYS, VOLATILE_SUBKEYS)
+    config = _without(as_data(cfg), VOLATILE_KEYS, VOLATILE_SUBKEYS)
     config["method"] = [
         {"name": choice["name"], "settings": _without_implied(choice["settings"], later_settings(choice["name"]))}
         for choice in config["method"]
     ]
     for group, later in LATER_SUBKEYS.items():
         config[group] = _without_implied(config[group], later)
+    if pretrain := config["model"].get("pretrain"):
+        config["model"]["pretrain"] = _without_implied(pretrain, LATER_PRETRAIN_KEYS)
     if further := config.pop("ood"):
         config["ood"] = [_without_implied(task, LATER_SUBKEYS["task"]) for task in further]
     if config.pop("pretraining"):
         config["pretraining"] = training_id(pretraining_run(cfg))
     return config
-
-
-def _data(value: Any) -> Any:
-    """``dataclasses.asdict`` without its copies, which take most of the time of planning a thousand experiments."""
-    if is_dataclass(value):
-        return {name: _data(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, dict):
-        return {key: _data(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_data, value))
-    return value
 
 
 def _without_implied(values: dict[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,10 +94,10 @@ def _digest(value: Any) -> str:
 
 def _canonical(value: Any) -> Any:
     """One spelling for equal values: tuples as lists, whole floats as integers (``0.0`` is ``0``)."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
     if isinstance(value, dict):
         return {str(key): _canonical(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_canonical(item) for item in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
     return value

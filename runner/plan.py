@@ -58,7 +58,14 @@ def plan(name: str, overrides: Sequence[str] = (), seeds: Sequence[int] | None =
 
 def by_id(found: Mapping[tuple[int, int, int], ExperimentConfig]) -> dict[str, ExperimentConfig]:
     """Each experiment of the cells once, by its cell id, in their order."""
-    return {cell_id(config): config for config in found.values()}
+    apart = {id(config): config for config in found.values()}
+    return {cell_id(config): config for config in apart.values()}
+
+
+def ids(found: Mapping[tuple[int, int, int], ExperimentConfig]) -> dict[tuple[int, int, int], str]:
+    """The cell id of every place; one that many cells share is computed once."""
+    known = {id(config): cell_id(config) for config in {id(config): config for config in found.values()}.values()}
+    return {place: known[id(config)] for place, config in found.items()}
 
 
 def cells(
@@ -67,23 +74,28 @@ def cells(
     """The experiment of every seed, column and row of a table; a list of experiments has one column.
 
     The seed is the experiment's own, which ``seed=`` among the ``overrides`` decides: one run is never several seeds.
-    Nothing else of a configuration depends on it, so each cell is composed once.
+    Nothing else of a configuration depends on it, so each cell is composed once; cells with the same overrides are the
+    same object.
     Raises ``UserError`` that names the cell for one that does not compose.
     """
     spec = load_table(name)
     scale = parse(overrides).groups.get("scale", "small")
     wanted, last = seeds or spec.seeds, (f"seed={(seeds or spec.seeds)[0]}", f"table={folder_of(name)}", *overrides)
     composed: dict[tuple[str, ...], ExperimentConfig] = {}
-    first = {}
+    given_at: dict[tuple[int, int], tuple[str, ...]] = {}
     for x, column in enumerate(spec.columns or (ColumnConfig(""),)):
         for y, row in enumerate(spec.rows):
             given = (*overrides_at(scale, spec, row, column), *last)
             if given not in composed:
                 composed[given] = _cell(name, row.title, given)
-            first[x, y] = composed[given]
+            given_at[x, y] = given
     if any(text.lstrip("+~").partition("=")[0] == "seed" for text in overrides):
-        return {(config.seed, x, y): config for (x, y), config in first.items()}
-    return {(seed, x, y): dataclasses.replace(config, seed=seed) for seed in wanted for (x, y), config in first.items()}
+        return {(composed[given].seed, x, y): composed[given] for (x, y), given in given_at.items()}
+    found: dict[tuple[int, int, int], ExperimentConfig] = {}
+    for seed in wanted:
+        seeded = {given: dataclasses.replace(config, seed=seed) for given, config in composed.items()}
+        found |= {(seed, x, y): seeded[given] for (x, y), given in given_at.items()}
+    return found
 
 
 def overrides_at(scale: str, spec: TableConfig, row: RowConfig, column: ColumnConfig) -> list[str]:

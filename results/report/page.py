@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qexp.results.html import render
-from qexp.results.report.drawings import Dots, HeatMap, Pictures, dot_charts, heat_maps
+from qexp.results.report.dots import Dots
+from qexp.results.report.drawings import Pictures, Portrait, dot_charts, heat_maps, network, portraits
+from qexp.results.report.heat import HeatMap
+from qexp.results.report.lines import Chart, curves
 from qexp.results.report.provenance import RunLine, Setting, facts, links, run_line, settings, shared
 from qexp.results.section import MARKS, VERDICTS, Section, tally
 from qexp.results.table import Cell, Table
@@ -26,6 +29,8 @@ class Panel:
     """Those of the configuration that not all cells of the table share."""
     command: str
     links: tuple[str, ...]
+    portrait: Portrait | None
+    """Of the first run's network; cells that rest on one network share it."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,10 @@ class Chapter:
     notes: tuple[str, ...]
     panels: tuple[Panel, ...]
     shared: tuple[Setting, ...]
+    curves: tuple[Chart, ...]
     heat_maps: Pictures[HeatMap]
     charts: Pictures[Dots]
+    portraits: tuple[Portrait, ...] = ()
 
     @property
     def paper(self) -> str:
@@ -67,21 +74,32 @@ def chapter(section: Section) -> Chapter:
     name = re.sub(r"[^a-z0-9]+", "-", section.name.lower())
     table = section.table
     if table is None:
-        return Chapter(name, section, (), (), (), Pictures(), Pictures())
-    configs = {(y, x): settings(cell) for y, x, cell in _measured(table)}
+        return Chapter(name, section, (), (), (), (), Pictures(), Pictures())
+    firsts = {cell.runs[0].record.cell_id: cell.runs[0].record for _, _, cell in _measured(table)}
+    configs = {cell_id: settings(record) for cell_id, record in firsts.items()}
     common = shared(configs.values())
+    drawn = portraits(table, name)
     apart = {*(verdict.line for verdict in table.verdicts), section.spec.note}
     return Chapter(
         id=name,
         section=section,
         notes=tuple(note for note in table.notes if note not in apart),
         panels=tuple(
-            _panel(f"{name}-{y}-{x}", _title(table, y, x), cell, section, configs[y, x], common)
+            _panel(
+                f"{name}-{y}-{x}",
+                _title(table, y, x),
+                cell,
+                section,
+                [one for one in configs[cell.runs[0].record.cell_id] if one not in common],
+                drawn.get(network(cell.runs[0].record)),
+            )
             for y, x, cell in _measured(table)
         ),
         shared=tuple(sorted(common)),
+        curves=curves(table),
         heat_maps=heat_maps(table),
         charts=dot_charts(table),
+        portraits=tuple(drawn.values()),
     )
 
 
@@ -96,7 +114,7 @@ def _title(table: Table, y: int, x: int) -> str:
 
 
 def _panel(
-    id: str, title: str, cell: Cell, section: Section, config: Sequence[Setting], common: frozenset[Setting]
+    id: str, title: str, cell: Cell, section: Section, apart: Sequence[Setting], portrait: Portrait | None
 ) -> Panel:
     return Panel(
         id=id,
@@ -104,7 +122,8 @@ def _panel(
         cell=cell,
         runs=tuple(map(run_line, cell.runs)),
         facts=tuple(facts(cell.runs)),
-        settings=tuple(one for one in config if one not in common),
+        settings=tuple(apart),
         command=section.commands.get(cell.runs[0].record.cell_id, ""),
         links=tuple(links(cell.runs)),
+        portrait=portrait,
     )

@@ -11,7 +11,7 @@ from qexp.conf.identity import VOLATILE_KEYS
 from qexp.results.schema import Record
 from qexp.results.select import labelled, text
 from qexp.results.statistics import Summary
-from qexp.results.table import Cell, Run, number
+from qexp.results.table import Run, number
 
 COMMIT_DIGITS = 10
 SPARK_POINTS = 32
@@ -107,6 +107,7 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
         "versions": [_versions(one) for one in made],
         "data": [str(one.get("data_fingerprint", "")) for one in made],
         "trained network": [str(one.get("training_id", "")) for one in made],
+        "pictures beside the record": [", ".join(run.record.artifacts.values()) for run in runs],
         "phases": [_phases(run.record) for run in runs],
     }
     return [
@@ -139,9 +140,9 @@ def links(runs: Sequence[Run]) -> list[str]:
     return [url for url in dict.fromkeys(found) if isinstance(url, str) and url.startswith("https://")]
 
 
-def settings(cell: Cell) -> list[Setting]:
-    """The configuration of the first run, without its seed and what cannot change a figure."""
-    flat = labelled(cell.runs[0].record.config)
+def settings(record: Record) -> list[Setting]:
+    """The configuration, without its seed and what cannot change a figure."""
+    flat = labelled(record.config)
     return [
         Setting(key, text(value))
         for key, value in flat.items()

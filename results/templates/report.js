@@ -25,6 +25,11 @@ for (const heading of document.querySelectorAll("main > section > .scroll thead 
   button.addEventListener("click", () => sort(heading));
   heading.append(button);
 }
+// Pictures of a network: drawn when the first panel that shows them opens.
+for (const place of document.querySelectorAll("[data-portrait]"))
+  place.closest("[popover]").addEventListener("beforetoggle", () => {
+    if (!place.hasChildNodes()) place.append(document.getElementById(place.dataset.portrait).content.cloneNode(true));
+  });
 // Colours: the system's unless the reader chose, remembered where the browser lets a file remember.
 const theme = document.getElementById("theme");
 const show = (choice) => {

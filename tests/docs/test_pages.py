@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from qexp.conf.catalog import SCALES
+from qexp.results import grid
+from qexp.runner.plan import cells, load_table, plan
+
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CLONED = ("cli", "conf", "kernels", "methods", "models", "results", "runner", ".dev")
@@ -36,6 +40,19 @@ def run_page(page: str, folder: Path, **environment: str) -> str:
         assert run.returncode == 0, f"{text}\n{run.stdout}\n{run.stderr}"
         printed += run.stdout
     return printed
+
+
+def test_the_table_that_its_page_shows_is_a_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ((_, text),) = [block for block in blocks("tables.md") if block[0] == "yaml"]
+    (tmp_path / "shown.yaml").write_text(text)
+    monkeypatch.setattr("qexp.runner.plan._root", lambda: tmp_path)
+    spec = load_table("shown")
+    for scale in SCALES:
+        assert len(plan("shown", [f"scale={scale}"])) == len(spec.seeds) * len(spec.rows) * len(spec.columns)
+    made = grid.build(
+        spec, dict.fromkeys(cells("shown", ["scale=paper"])), scale="paper", command="qexp reproduce shown"
+    )
+    assert [row[-1].text for row in made.cells] == ["– (paper 0.33408 ± 0.00432)", "– (paper 0.33696 ± 0.00288)"]
 
 
 @pytest.mark.slow

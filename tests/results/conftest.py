@@ -89,7 +89,7 @@ HOSTILE = "<script>document.title = 'run'</script>"
 
 def _measured(record: Record, seed: int) -> Record:
     """With everything that a report shows of a record."""
-    site = {"max_abs": 36.0, "std": 1.0}
+    site = {"max_abs": 36.0, "std": 1.0, "outlier_dims": [[7, 120], [3, 4]]}
     sites = {
         f"layers.{n}.{role}": {**site, "role": role, "layer": n} for n in (0, 1) for role in ("query", "ffn_output")
     }
@@ -123,6 +123,7 @@ def sections(make: RecordMaker) -> list[Section]:
             {"name": "wins", "text": HOSTILE, "kind": "greater", "row": "ours", "than": "float", "columns": ["A"]},
             {"name": "loses", "text": "Ours loses.", "kind": "greater", "row": "float", "than": "ours"},
         ],
+        "curves": [{"label": HOSTILE, "points": {"A": 4, "B": 8}}],
         "note": HOSTILE,
     }
     spec = TypeAdapter(TableConfig).validate_python(content)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from qexp.results.ledger import Deviation, deviations, ledger_note
+from qexp.results.select import labelled
 
 ROWS, COLUMNS = ["A", "B"], ["x", "y"]
 
 
 def config(**changes: Any) -> dict[str, Any]:
     base = {"scale": "small", "seed": 1, "results_dir": "runs", "method": [{"name": "vanilla", "settings": {}}]}
-    return {**base, "train": {"max_steps": 10}, "model": {"name": "tiny", "path": None}, **changes}
+    return labelled({**base, "train": {"max_steps": 10}, "model": {"name": "tiny", "path": None}, **changes})
 
 
 def ledger(here: dict[tuple[int, int], dict[str, Any]]) -> tuple[Deviation, ...]:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import html.parser
+import itertools
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from qexp.results import grid
 from qexp.results.ledger import deviations
-from qexp.results.report.drawings import MOST, heat_map
+from qexp.results.report.dots import charts
+from qexp.results.report.drawings import MOST
+from qexp.results.report.heat import Heat, dimension_maps, heat_map
+from qexp.results.report.lines import curves, rounded
 from qexp.results.report.page import to_report
 from qexp.results.report.provenance import spark, took
+from qexp.results.schema import Record
 from qexp.results.section import Section, tally, tally_line
+from qexp.results.select import labelled
 
 
 class Reader(html.parser.HTMLParser):
@@ -44,6 +52,49 @@ def page(sections: list[Section]) -> str:
 def test_everything_from_records_and_specifications_is_text(page: str) -> None:
     assert "<script>document" not in page and "&lt;script&gt;document" in page
     assert len(Reader(page).all("script")) == 1
+
+
+def test_no_string_of_a_record_is_markup(sections: list[Section]) -> None:
+    """Whatever a record says of its machine, sites, pictures, end and address: a run of somebody else's may say it."""
+    section = sections[0]
+    assert section.table is not None
+    places = [(y, x, cell) for y, row in enumerate(section.table.cells) for x, cell in enumerate(row)]
+    found = {
+        (run.record.config["seed"], x - section.table.labels, y): _poisoned(run.record)
+        for y, x, cell in places
+        for run in cell.runs
+    }
+    table = grid.build(section.spec, found, scale="small", command="qexp run")
+    page = to_report([replace(section, table=table)])
+    reader = Reader(page)
+    assert [tag for tag, _ in reader.tags].count("script") == 1 and "<script>document" not in page
+    assert "".join(reader.text).count(HOSTILE) > 100
+    assert {one["href"] for one in reader.all("a") if "x.org" in (one.get("href") or "")} == {
+        'https://x.org/">' + HOSTILE
+    }
+
+
+HOSTILE = "<script>document.title = 'run'</script>"
+
+
+def _poisoned(record: Record) -> Record:
+    def poison(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: poison(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [poison(item) for item in value]
+        return HOSTILE + value if isinstance(value, str) else value
+
+    return replace(
+        record,
+        status="diverged",
+        message=HOSTILE,
+        config={**record.config, "model": poison(record.config["model"])},
+        provenance={**poison(record.provenance), "wandb": 'https://x.org/">' + HOSTILE},
+        outliers=poison(record.outliers),
+        artifacts={"heatmap": HOSTILE},
+        timings={HOSTILE: 2.0},
+    )
 
 
 def test_nothing_is_asked_for_from_elsewhere(page: str) -> None:
@@ -80,6 +131,13 @@ def test_every_table_has_headings_with_a_scope_and_a_box_of_its_own(page: str) -
     assert {"header", "nav", "main"} <= {tag for tag, _ in reader.tags} and reader.all("html") == [{"lang": "en"}]
 
 
+def test_headings_follow_each_other_and_nothing_moves(page: str) -> None:
+    levels = [int(tag[1]) for tag, _ in Reader(page).tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert not re.search(r"transition|animation|scroll-behavior|@keyframes", page)  # prefers-reduced-motion: for all
+
+
 def test_a_figure_opens_its_runs_and_a_missing_one_opens_nothing(page: str, sections: list[Section]) -> None:
     reader = Reader(page)
     figures = [one["popovertarget"] for one in reader.all("button") if one.get("class") == "figure"]
@@ -107,8 +165,58 @@ def test_verdicts_deviations_the_papers_figures_and_what_makes_more(page: str, s
 
 
 def test_pictures_are_drawn_and_their_number_is_told(page: str) -> None:
-    assert page.count('<table class="heat">') == page.count('<svg class="dots"') == 1 <= MOST
-    assert page.count('<td class="h5">36</td>') == 4
+    beside, *portraits = re.split(r"<template id=", page)
+    assert beside.count('<table class="heat">') == beside.count('<svg class="dots"') == 1 <= MOST
+    assert beside.count('<td class="h5">36</td>') == 4
+    assert len(portraits) == 1 and beside.count("data-portrait=") == 4  # four figures of one trained network
+    assert portraits[0].count('<table class="heat">') == 2 and portraits[0].count('<svg class="dots"') == 1
+    assert "Largest magnitude at 2 sites of 2 layers, in standard deviations: from 36 to 36" in portraits[0]
+
+
+def test_a_map_of_dimensions_shows_those_with_most_outliers() -> None:
+    def site(layer: int | None, *dims: list[int]) -> dict[str, Any]:
+        return {"role": "ffn_output", "layer": layer, "max_abs": 1.0, "std": 1.0, "outlier_dims": list(dims)}
+
+    sites = {"a": site(0, [7, 1000], [1, 1]), "b": site(1, [7, 10], *([100 + n, 2] for n in range(9))), "c": site(None)}
+    (drawn,) = dimension_maps({"sites": {**sites, "d": {**site(0, [5, 5]), "role": "query"}}})
+    assert drawn.columns == (7, *range(100, 107))
+    (_, first), (_, second) = drawn.rows
+    assert first[0] == Heat("1,000", 6) and set(first[1:]) == {None}  # empty is not zero
+    assert second[:2] == (Heat("10", 2), Heat("2", 0))
+    assert "dimension 7 holds 98% of those that are counted, and has some in 2 of 2 layers" in drawn.words
+    assert not list(dimension_maps({"sites": {"a": site(0)}})) and not list(dimension_maps({}))
+
+
+def test_scales_are_drawn_before_and_after_training() -> None:
+    initial = {"wte": {"weight": 1.0, "activation": 0.5, "gradient": 0.0}, "ln": {"activation": 2.0}}
+    told = {"kind": "tensor_scales", "initial": initial, "trained": {"wte": {"weight": 4.0, "activation": math.nan}}}
+    start, weights, activations = charts("scales", told)
+    assert start.series[2] == "gradients of activations" and [len(marks) for _, marks in start.lines] == [2, 1]
+    assert [dot.value for dot in weights.lines[0][1]] == ["1", "4"] and "after training from 4 to 4" in weights.words
+    assert [dot.value for dot in activations.lines[0][1]] == ["0.5"]
+    assert len(list(charts("scales", {**told, "trained": {}}))) == 1 and not list(charts("x", {"kind": "unknown"}))
+
+
+def test_curves_stand_under_their_table(page: str, sections: list[Section]) -> None:
+    assert page.count('<figure class="curves">') == 1  # tables without records have none
+    assert sections[0].table is not None
+    (drawn,) = curves(sections[0].table)
+    assert (
+        drawn.words.startswith("perplexity over <script>") and "Float: 4: 70.22 ± 0.11, 8: 70.22 ± 0.11." in drawn.words
+    )
+    first, second = (line.points for line in drawn.lines)
+    assert [point.x for point in first] == [x for x, _ in drawn.across] and first[0].x < first[1].x
+    assert first[0].y < second[0].y  # a larger figure stands higher
+    ends = {point.high for line in drawn.lines for point in line.points} | {p.low for p in (*first, *second)}
+    assert drawn.up[-1][0] <= min(ends) and max(ends) <= drawn.up[0][0]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.49, 0.81), (0.0, 0.0), (5.0, 5.0), (-3.0, 2.0), (1e-9, 2e-9), (80, 9e6)])
+def test_ticks_are_round_and_enclose_the_figures(low: float, high: float) -> None:
+    ticks = rounded(low, high)
+    assert ticks[0] <= low or math.isclose(ticks[0], low)
+    assert ticks[-1] >= high or math.isclose(ticks[-1], high)
+    assert 2 <= len(ticks) <= 7 and all(len(f"{tick:.12g}".strip("-0.").split("e")[0]) <= 3 for tick in ticks)
 
 
 def test_the_same_sections_give_the_same_page(page: str, sections: list[Section]) -> None:
@@ -143,7 +251,7 @@ def test_how_long_a_run_took(seconds: float | None, words: str) -> None:
 
 
 def _config(**train: Any) -> dict[str, Any]:
-    return {"method": [], "train": train, "scale": "small", "seed": 1, "results_dir": "x"}
+    return labelled({"method": [], "train": train, "scale": "small", "seed": 1, "results_dir": "x"})
 
 
 def test_deviations_say_where_they_hold() -> None:

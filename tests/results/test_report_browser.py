@@ -92,6 +92,32 @@ def test_a_figure_opens_its_provenance_by_keyboard_and_gives_the_focus_back(brow
     assert browser.switch_to.active_element == figure
 
 
+def test_whoever_tabs_sees_where_they_are(browser: Any) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    for place in range(12):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        focused = browser.switch_to.active_element
+        if place == 0:
+            assert focused.text == "Skip to the overview" and focused.is_displayed()
+        assert focused.tag_name in ("a", "button", "div", "select", "summary")
+        assert focused.value_of_css_property("outline-style") == "solid", focused.get_attribute("outerHTML")
+        assert focused.value_of_css_property("outline-width") == "2px"
+
+
+def test_a_panel_shows_what_was_measured_of_its_network_once(browser: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    assert not browser.find_elements("css selector", "[data-portrait] > *")
+    for _ in range(2):
+        first(browser, "#paper-one .figure").send_keys(Keys.ENTER)
+        maps = texts(browser, ".panel:popover-open [data-portrait] summary")
+        assert maps[:2] == ["Outliers by site and layer", "Outliers by layer and hidden dimension"] and len(maps) == 3
+        browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert "36" in first(browser, "[data-portrait] .heat").get_attribute("textContent")
+
+
 def test_on_a_phone_only_the_tables_scroll_sideways(browser: Any) -> None:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
     browser.refresh()
