@@ -84,8 +84,8 @@ def evaluate_task(
 ) -> Evaluated:
     """``network`` on the task itself."""
     with _phase(progress, name, None):
-        found = task.predict(network, cfg.batch_size, device, lambda done, total: progress.advance(done, total))
-        return Evaluated(task.score(found), found)
+        found = task.measure(network, cfg.batch_size, device, lambda done, total: progress.advance(done, total))
+        return Evaluated(*found)
 
 
 def evaluate_ood(

@@ -52,8 +52,6 @@ class Task(ABC):
 
     primary_metric: str
     collator: Collator
-    outcome: Kind = "class"
-    """What an example contributes to the figures."""
 
     def __init__(
         self,
@@ -83,39 +81,20 @@ class Task(ABC):
     def evaluation(self) -> Examples:
         """What :meth:`evaluate` evaluates (of several sets, the first), in a fixed order."""
 
-    def evaluation_sets(self) -> dict[str, Examples]:
-        """All sets that :meth:`evaluate` evaluates, by the ending of their metrics' names."""
-        return {"": self.evaluation()}
+    @abstractmethod
+    def measure(
+        self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
+    ) -> tuple[dict[str, Metric], dict[str, Outcomes]]:
+        """All metrics of ``model``, which gives ``logits``, and what every example contributed, by evaluation set.
+
+        Raises ``RunError`` where the logits are not finite numbers.
+        """
 
     def evaluate(
         self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
     ) -> dict[str, Metric]:
-        """All metrics of ``model``, which gives ``logits``. Raises ``RunError`` where they are not finite numbers."""
-        return self.score(self.predict(model, batch_size, device, progress))
-
-    def predict(
-        self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
-    ) -> dict[str, Outcomes]:
-        """What every example contributes to the metrics, by evaluation set. Raises as :meth:`evaluate` does."""
-        report = progress or (lambda done, total: None)
-        found = {}
-        for ending, examples in self.evaluation_sets().items():
-            seen = sha256(f"{self.fingerprint}{ending}".encode())
-            parts = [
-                self._contributions(logits, labels)
-                for logits, labels in run(model, examples, self.collator, batch_size, device, report, seen.update)
-            ]
-            values, references = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
-            found[ending] = Outcomes(self.outcome, values, references, seen.hexdigest()[:16])
-        return found
-
-    @abstractmethod
-    def score(self, found: Mapping[str, Outcomes]) -> dict[str, Metric]:
-        """The metrics of what :meth:`predict` found."""
-
-    @abstractmethod
-    def _contributions(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and reference of every example of a batch, [B] each. Raises ``RunError`` where they are not finite."""
+        """The metrics of :meth:`measure` alone."""
+        return self.measure(model, batch_size, device, progress)[0]
 
     def held_out(self) -> Task | None:
         """This task on as many evaluation examples that no figure rests on: those behind the first ``eval_examples``.
@@ -143,6 +122,47 @@ class Task(ABC):
 
     def _calibration_split(self) -> str:
         return "train" if "train" in self.source.splits else "validation"
+
+
+class ExampleTask(Task):
+    """A task whose metrics are made of one value an example, which records keep."""
+
+    outcome: Kind = "class"
+    """What the value is."""
+
+    def evaluation_sets(self) -> dict[str, Examples]:
+        """All sets that :meth:`measure` evaluates, by the ending of their metrics' names."""
+        return {"": self.evaluation()}
+
+    def measure(
+        self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
+    ) -> tuple[dict[str, Metric], dict[str, Outcomes]]:
+        found = self.predict(model, batch_size, device, progress)
+        return self.score(found), found
+
+    def predict(
+        self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
+    ) -> dict[str, Outcomes]:
+        """What every example contributes to the metrics, by evaluation set. Raises as :meth:`measure` does."""
+        report = progress or (lambda done, total: None)
+        found = {}
+        for ending, examples in self.evaluation_sets().items():
+            seen = sha256(f"{self.fingerprint}{ending}".encode())
+            parts = [
+                self._contributions(logits, labels)
+                for logits, labels in run(model, examples, self.collator, batch_size, device, report, seen.update)
+            ]
+            values, references = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+            found[ending] = Outcomes(self.outcome, values, references, seen.hexdigest()[:16])
+        return found
+
+    @abstractmethod
+    def score(self, found: Mapping[str, Outcomes]) -> dict[str, Metric]:
+        """The metrics of what :meth:`predict` found."""
+
+    @abstractmethod
+    def _contributions(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and reference of every example of a batch, [B] each. Raises ``RunError`` where they are not finite."""
 
 
 class TokenTask(Task):
@@ -206,7 +226,7 @@ def run(
     batch_size: int,
     device: torch.device | str,
     report: Progress,
-    seen: Callable[[bytes], object],
+    seen: Callable[[bytes], object] = lambda labels: None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(logits, labels) of every batch, without gradients, in evaluation mode; the model's mode is restored after.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from qexp.conf.errors import UserError
 from qexp.results.outcomes import Outcomes
 from qexp.results.schema import SECOND_SET, Metric
-from qexp.runner.tasks.base import Example, Examples, TokenTask, require_finite, shuffled
+from qexp.runner.tasks.base import Example, Examples, ExampleTask, TokenTask, require_finite, shuffled
 from qexp.runner.tasks.cache import Arrays
 from qexp.runner.tasks.corpus import LABEL
 from qexp.runner.tasks.encoding import encode_examples
@@ -70,7 +70,7 @@ class Padding:
         return torch.stack([torch.cat((f, r) if self.left else (r, f)) for f, r in zip(fill, rows, strict=True)])
 
 
-class LabelledTask(TokenTask):
+class LabelledTask(ExampleTask, TokenTask):
     """Predict the label of each text (or pair): the largest logit, or for regression the one output."""
 
     def __init__(self, *args: Any):

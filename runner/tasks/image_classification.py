@@ -17,7 +17,7 @@ from qexp.models.images import PixelFormat
 from qexp.results.outcomes import Outcomes
 from qexp.results.schema import Metric
 from qexp.runner.tasks.augmentation import augment, centre, draw_mix
-from qexp.runner.tasks.base import Example, Examples, Task, require_finite, shuffled
+from qexp.runner.tasks.base import Example, Examples, ExampleTask, require_finite, shuffled
 from qexp.runner.tasks.formulas import FORMULAS
 from qexp.runner.tasks.image_corpus import ImageCorpus, Labelled
 
@@ -84,7 +84,7 @@ def stacked(examples: Sequence[Example]) -> dict[str, Tensor]:
     return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
 
 
-class ImageTask(Task):
+class ImageTask(ExampleTask):
     """Predict the class of each image: the largest logit."""
 
     primary_metric = "accuracy"

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from qexp.conf.errors import UserError
 from qexp.results.outcomes import Outcomes
 from qexp.results.schema import Metric
-from qexp.runner.tasks.base import Example, Examples, TokenTask, require_finite, shuffled
+from qexp.runner.tasks.base import Example, Examples, ExampleTask, TokenTask, require_finite, shuffled
 from qexp.runner.tasks.cache import Arrays
 from qexp.runner.tasks.encoding import cut, encode_running_text
 from qexp.runner.tasks.masking import CALIBRATION, EVALUATION, IGNORED, Masker
@@ -70,7 +70,7 @@ def stack(examples: Sequence[Example]) -> dict[str, Tensor]:
     return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
 
 
-class LanguageTask(TokenTask):
+class LanguageTask(ExampleTask, TokenTask):
     """Predict every next token (``causal_lm``) or masked ones (``masked_lm``) in blocks of ``max_length`` tokens."""
 
     primary_metric = "perplexity"

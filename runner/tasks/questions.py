@@ -51,24 +51,21 @@ class QuestionTask(TokenTask):
     def evaluation(self) -> Examples:
         return self._examples(self.corpus.eval_splits[0])
 
-    def predict(
+    def measure(
         self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
-    ) -> dict[str, Outcomes]:
-        split = self.corpus.eval_splits[0]
-        right, used = self.corpus.split(split)[ANSWERS], self._used(split)
-        given = self.answers(model, batch_size, device, progress)
-        found = scores(given, [right[row][TEXT] for row in used])
-        values = np.array(found[F1]) + np.array(found[EXACT_MATCH])
-        questions = sha256(self.fingerprint.encode() + used.tobytes()).hexdigest()[:16]
-        return {"": Outcomes(self.outcome, values, np.full_like(values, 2.0), questions)}
+    ) -> tuple[dict[str, Metric], dict[str, Outcomes]]:
+        """The metrics alone: answers are texts, of which records keep none."""
+        from qexp.runner.tasks.squad_metric import compute
 
-    def score(self, found: Mapping[str, Outcomes]) -> dict[str, Metric]:
-        values = found[""].values
-        figures = {F1: np.minimum(values, 1.0).mean(), EXACT_MATCH: (values == 2.0).mean()}
-        return {
-            name: Metric(float(figures[name]), True, n=len(values), definition=f"{what}; {self._definition}")
+        split = self.corpus.eval_splits[0]
+        answers, used = self.corpus.split(split)[ANSWERS], self._used(split)
+        references = [answers[row][TEXT] for row in used]
+        found = compute(self.answers(model, batch_size, device, progress), references)
+        metrics = {
+            name: Metric(found[name], higher_is_better=True, n=len(used), definition=f"{what}; {self._definition}")
             for name, what in DEFINITIONS.items()
         }
+        return metrics, {}
 
     def answers(
         self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
