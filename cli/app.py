@@ -13,6 +13,8 @@ import typer
 from qexp.cli.check import check
 from qexp.cli.claims import EPILOG as CLAIMS_EXAMPLES
 from qexp.cli.claims import claims
+from qexp.cli.compare import EPILOG as COMPARE_EXAMPLES
+from qexp.cli.compare import compare
 from qexp.cli.config import EPILOG as CONFIG_EXAMPLES
 from qexp.cli.config import config
 from qexp.cli.doctor import doctor
@@ -81,6 +83,7 @@ app.command("config", epilog=CONFIG_EXAMPLES)(config)
 app.command("list", epilog=LIST_EXAMPLES)(list_choices)
 app.command("show", epilog=SHOW_EXAMPLES)(show)
 app.command("table", epilog=TABLE_EXAMPLES)(table)
+app.command("compare", epilog=COMPARE_EXAMPLES)(compare)
 app.command("plan", epilog=REPRODUCE_EXAMPLES)(plan)
 app.command("reproduce", epilog=REPRODUCE_EXAMPLES)(reproduce)
 app.command("claims", epilog=CLAIMS_EXAMPLES)(claims)

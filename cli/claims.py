@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,7 +62,27 @@ def _plain(section: Section, verdict: Verdict) -> dict[str, object]:
         "text": verdict.claim.text,
         "verdict": verdict.verdict,
         "numbers": verdict.numbers,
+        "p": verdict.p,
+        "p_after_holm": verdict.adjusted,
+        "seeds": _over_seeds(verdict),
+        "examples": [{**asdict(one), "p": one.p} for one in verdict.examples],
         "command": section.command,
+    }
+
+
+def _over_seeds(verdict: Verdict) -> dict[str, object] | None:
+    """What was compared at each seed, and further tests of no difference; None for what was not tested."""
+    from qexp.results.statistics import sign_flips, welch
+
+    sides = [dict(side) for side in verdict.by_seed]
+    if not sides[0]:
+        return None
+    differences = [sides[0][seed] - sides[1][seed] for seed in sides[0]]
+    return {
+        "row": sides[0],
+        "than": sides[1],
+        "p_sign_flips": sign_flips(differences),
+        "p_welch": welch(list(sides[0].values()), list(sides[1].values())),
     }
 
 

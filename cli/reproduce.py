@@ -67,6 +67,9 @@ def reproduce(
         Path | None,
         typer.Option(help="Write each table and its records to a folder of its name in this one.", show_default=False),
     ] = None,
+    predictions: Annotated[
+        bool, typer.Option("--predictions", help="With --output: copy what every example contributed too.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Run every experiment of tables that has no record yet, then print the tables.
@@ -84,7 +87,7 @@ def reproduce(
         for number, item in enumerate(todo, start=1):
             failures |= _attempt(f"[{number}/{len(todo)}]", item, quiet)
         ran += len(todo)
-        _report(name, found, theirs, output)
+        _report(name, found, theirs, output, predictions)
     _summarize(agenda, ran, failures)
     if failures:
         raise typer.Exit(1)
@@ -154,7 +157,7 @@ def _run(config: ExperimentConfig, quiet: bool) -> Record:
     return execute(config, Store(Path(config.results_dir)), make_progress(Console(stderr=True), quiet))
 
 
-def _report(name: str, found: Cells, theirs: Mapping[str, Record], output: Path | None) -> None:
+def _report(name: str, found: Cells, theirs: Mapping[str, Record], output: Path | None, predictions: bool) -> None:
     from qexp.cli.spec_table import make_command, spec_table
     from qexp.cli.table import print_table
     from qexp.conf.errors import UserError
@@ -173,7 +176,7 @@ def _report(name: str, found: Cells, theirs: Mapping[str, Record], output: Path 
         return
     print_table(table)
     if output is not None:
-        write_reference(table, output / folder_of(name))
+        write_reference(table, output / folder_of(name), predictions)
 
 
 def _summarize(agenda: Agenda, ran: int, failures: Mapping[str, str]) -> None:

@@ -82,9 +82,17 @@ def stored_table(name: str, results_dir: Path, scale: str, seeds: list[int] | No
 
     library = Library(results_dir, committed())
     places = cells(name, [f"scale={scale}"], seeds)
-    return with_origin(
-        spec_table(name, places, library.find, make_command(name, scale, seeds)), library, str(results_dir)
-    )
+    made = spec_table(name, places, library.find, make_command(name, scale, seeds))
+    return with_origin(_with_stale(made, places, library), library, str(results_dir))
+
+
+def _with_stale(made: Table, places: Cells, library: Library) -> Table:
+    """The table with a note of the user's records that an older version of a recipe made, where there are such."""
+    from qexp.runner.agenda import STALE, make_agenda
+
+    stale = make_agenda({"": places}, library.own).counts()[STALE]
+    told = f"{stale} of the missing experiments have a record of another recipe version, which is not used."
+    return replace(made, notes=(*made.notes, told)) if stale else made
 
 
 def with_origin(made: Table, library: Library, own: str) -> Table:

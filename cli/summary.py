@@ -12,7 +12,7 @@ from rich.table import Table
 from qexp.cli.analysis import print_analysis
 from qexp.cli.certificate import print_executed
 from qexp.cli.progress import duration
-from qexp.results.schema import INTEGER, ON, OWN, Metric, Record
+from qexp.results.schema import INTEGER, ON, OWN, PREDICTIONS, Metric, Record
 from qexp.results.select import model_label
 from qexp.results.store import Store
 
@@ -32,23 +32,28 @@ def print_summary(console: Console, record: Record, store: Store) -> None:
     _print_outliers(console, record)
     print_analysis(console, record)
     lines = {"record": str(path)}
-    if record.artifacts:
-        lines["pictures"] = f"{len(record.artifacts)} in {(path.parent / next(iter(record.artifacts.values()))).parent}"
+    pictures = [name for what, name in record.artifacts.items() if what != PREDICTIONS]
+    if pictures:
+        lines["pictures"] = f"{len(pictures)} in {(path.parent / pictures[0]).parent}"
     for name, text in lines.items():
         console.print(f"{name:<9} {text}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"again     qexp show {record.cell_id[:8]}", highlight=False)
 
 
-def _print_head(console: Console, record: Record) -> None:
+def title(record: Record) -> str:
+    """What was run, as markup: ``vanilla · minilm · sst2 · scale small · seed 1000``."""
     config = record.config
     methods = " + ".join(choice["name"] for choice in config["method"])
     names = [methods, model_label(config["model"]), config["task"]["name"]]
+    return f"[bold]{escape(' · '.join(names))}[/] · scale {config['scale']} · seed {config['seed']}"
+
+
+def _print_head(console: Console, record: Record) -> None:
     style = STATUS_STYLE.get(record.status, "red")
     seconds = sum(record.timings.values())
     took = f" in {duration(seconds)}" if seconds else ""
     console.print(
-        f"[bold]{escape(' · '.join(names))}[/] · scale {config['scale']} · seed {config['seed']}\n"
-        f"[{style}]{record.status}[/]{took}",
+        f"{title(record)}\n[{style}]{record.status}[/]{took}",
         highlight=False,
     )
     if record.message:

@@ -83,7 +83,8 @@ class ColumnConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ClaimConfig:
-    """A statement of the paper as a predicate over two rows, judged over seeds (:mod:`qexp.results.claims`).
+    """A statement of the paper as a predicate over two rows, or two columns of one row, judged over seeds
+    (:mod:`qexp.results.claims`).
 
     With d the difference of ``row`` from ``than``, positive where ``row`` is better: ``less`` d < -margin, ``greater``
     d > margin, ``at_least`` d >= -margin, ``within_spread`` |d| <= margin, ``equal`` the same figures exactly.
@@ -93,9 +94,12 @@ class ClaimConfig:
     text: str
     kind: Literal["less", "greater", "at_least", "within_spread", "equal"]
     row: str
-    than: str
+    than: str = ""
+    """``row`` itself when empty: then ``than_columns`` says what it is compared with."""
     columns: tuple[str, ...] = ()
     """Columns that d is averaged over; every one that shows a metric when empty."""
+    than_columns: tuple[str, ...] = ()
+    """Columns of ``than``, one for each of ``columns``; the same ones when empty."""
     margin: NonNegative | None = None
     """In the metric's unit, of perplexity in that of its logarithm: 0.025 is 2.5 %. Null is 0, and for
     ``within_spread`` the standard deviations of both rows together."""
@@ -109,6 +113,13 @@ class ClaimConfig:
         if self.kind == "at_least" and self.margin is None:
             raise ValueError("at_least needs a margin: how much worse still counts as no worse")
         return self
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What is compared with what, in words."""
+        if not self.than_columns:
+            return self.row, self.than
+        return f"{self.row} on {', '.join(self.columns)}", f"{self.than or self.row} on {', '.join(self.than_columns)}"
 
     def testable_at(self, scale: str) -> bool:
         return SCALES.index(scale) >= SCALES.index(self.min_scale)
@@ -189,6 +200,12 @@ class TableConfig:
     def columns_of(self, claim: ClaimConfig) -> tuple[str, ...]:
         return claim.columns or tuple(column.key for column in self.columns if self.shows_metric(column))
 
+    def sides(self, claim: ClaimConfig) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        """Row and column of every cell that a claim compares, and of the cell that it is compared with."""
+        columns = self.columns_of(claim)
+        others = claim.than_columns or columns
+        return [(claim.row, one) for one in columns], [(claim.than or claim.row, one) for one in others]
+
     def _column_names(self) -> list[str]:
         return [*(column.key for column in self.columns), *([AVERAGE] if self.average else [])]
 
@@ -215,14 +232,22 @@ class TableConfig:
 
     def _check_claim(self, claim: ClaimConfig) -> None:
         where = f"claim {claim.name!r}"
-        for row in (claim.row, claim.than):
+        for row in filter(None, (claim.row, claim.than)):
             _known(where, "row", row, [one.key for one in self.rows])
-        if claim.row == claim.than:
-            raise ValueError(f"{where} compares {claim.row!r} with itself")
         by_key = {column.key: column for column in self.columns}
-        for name in claim.columns:
+        for name in (*claim.columns, *claim.than_columns):
             _known(where, "column", name, list(by_key))
-        chosen = [by_key[name] for name in self.columns_of(claim)]
+        if claim.than_columns and len(claim.than_columns) != len(claim.columns):
+            raise ValueError(f"{where} needs one of than_columns for each of columns")
+        sides = self.sides(claim)
+        if any(one == other for one, other in zip(*sides, strict=True)):
+            raise ValueError(f"{where} compares {claim.row!r} with itself")
+        pairs = [(by_key[one], by_key[other]) for (_, one), (_, other) in zip(*sides, strict=True)]
+        if any(one.metric != other.metric for one, other in pairs):
+            raise ValueError(f"{where} compares columns of unlike metrics")
+        self._check_directions(where, [column for pair in pairs for column in pair])
+
+    def _check_directions(self, where: str, chosen: list[ColumnConfig]) -> None:
         if len({self.shows_metric(column) for column in chosen}) != 1:
             raise ValueError(f"{where} needs columns that all show a metric, or all another number")
         if any(not self.shows_metric(column) and column.higher_is_better is None for column in chosen):

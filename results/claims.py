@@ -8,6 +8,8 @@ the claim does not, either only if the p-value at the claim's bound, adjusted by
 are tested, is below 0.05. Differences that are alike at every seed but not zero tell nothing of their spread (an
 accuracy moves in steps of one example): the sign test's p = 2^(1 - n) stands in, which three seeds cannot bring below
 0.05. Rows with the very same figures are not tested; they are the same.
+Where records keep what every example contributed, the examples lost and won at each seed are told. They decide nothing:
+two networks that differ on many examples may differ by their seeds alone.
 """
 
 from __future__ import annotations
@@ -15,13 +17,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from qexp.conf.tables import ClaimConfig, TableConfig
-from qexp.results.statistics import Summary, summarize
+from qexp.results.evidence import ByExample, by_example, told
+from qexp.results.statistics import LEVEL, Summary, interval, p_at, summarize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qexp.results.outcomes import Outcomes
 
 CONFIRMED, REFUTED = "confirmed", "refuted"
 NOT_HERE, TOO_FEW = "not testable at this scale", "not enough seeds"
-LEVEL = 0.05
 MIN_SEEDS = 3
 NAMED = 3
 """How many cells without a record are named before the rest is counted."""
@@ -38,6 +46,8 @@ class Measured:
     """Compared by the logarithm of its figures."""
     missing: tuple[int, ...] = ()
     """Seeds that have no record yet."""
+    outcomes: Callable[[int], Outcomes | None] = lambda seed: None
+    """What every example contributed at a seed; None where that is not known."""
 
 
 Cells = Mapping[tuple[str, str], Measured]
@@ -46,12 +56,18 @@ Cells = Mapping[tuple[str, str], Measured]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the records say about one claim. ``p``: of its test before the correction; None where there was none."""
+    """What the records say about one claim. ``p``: of its test, before the correction; None where there was none."""
 
     claim: ClaimConfig
     verdict: str
     numbers: str
     p: float | None = None
+    adjusted: float | None = None
+    """p after the correction."""
+    by_seed: tuple[Mapping[int, float], Mapping[int, float]] = ({}, {})
+    """What was compared: either side's mean over the claim's columns, larger where better."""
+    examples: tuple[ByExample, ...] = ()
+    """Column by column and seed by seed, where both sides have them."""
 
     @property
     def line(self) -> str:
@@ -61,7 +77,19 @@ class Verdict:
 
 def judge(spec: TableConfig, cells: Cells, scale: str) -> tuple[Verdict, ...]:
     """One verdict a claim of ``spec``, in its order."""
-    return holm([_judge(spec, claim, cells, scale) for claim in spec.claims])
+    judged = holm([_judge(spec, claim, cells, scale) for claim in spec.claims])
+    return tuple(one if one.verdict == NOT_HERE else _with_examples(spec, one, cells) for one in judged)
+
+
+def _with_examples(spec: TableConfig, verdict: Verdict, cells: Cells) -> Verdict:
+    found = [
+        ByExample(column, seed, *counted)
+        for (row, column), other in zip(*spec.sides(verdict.claim), strict=True)
+        for seed in cells[row, column].values
+        if (counted := by_example(cells[row, column].outcomes(seed), cells[other].outcomes(seed)))
+    ]
+    numbers = f"{verdict.numbers}. {told(found)}" if found else verdict.numbers
+    return replace(verdict, numbers=numbers, examples=tuple(found))
 
 
 def holm(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
@@ -72,16 +100,18 @@ def holm(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
         adjusted = max(adjusted, min(1.0, p * (len(tested) - rank)))
         one = verdicts[place]
         verdict = one.verdict if adjusted < LEVEL else TOO_FEW
-        numbers = f"{one.numbers}, p = {p:.2g}, by Holm over {len(tested)} {adjusted:.2g}"
-        judged[place] = replace(one, verdict=verdict, numbers=numbers)
+        corrected = f" ({adjusted:.2g} after Holm's correction for {len(tested)} claims)" if len(tested) > 1 else ""
+        judged[place] = replace(
+            one, verdict=verdict, numbers=f"{one.numbers}, p = {p:.2g}{corrected}", adjusted=adjusted
+        )
     return tuple(judged)
 
 
 def _judge(spec: TableConfig, claim: ClaimConfig, cells: Cells, scale: str) -> Verdict:
     if not claim.testable_at(scale):
         return Verdict(claim, NOT_HERE, f"It is judged from scale={claim.min_scale} up")
-    columns = spec.columns_of(claim)
-    sides = [[cells[row, column] for column in columns] for row in (claim.row, claim.than)]
+    places = spec.sides(claim)
+    sides = [[cells[place] for place in side] for side in places]
     seeds = [seed for seed in sides[0][0].values if all(seed in cell.values for side in sides for cell in side)]
     used = [cell for side in sides for cell in side]
     if claim.kind == "equal" and (unlike := _unlike(sides)):
@@ -91,23 +121,24 @@ def _judge(spec: TableConfig, claim: ClaimConfig, cells: Cells, scale: str) -> V
         return Verdict(
             claim, TOO_FEW, f"Runs without a figure (seed {', '.join(lost)}): the others alone would flatter"
         )
-    missing = _missing(claim, columns, cells)
+    missing = _missing([place for side in places for place in side], cells)
     if claim.kind == "equal" and seeds:
-        told = f"{len(seeds) * len(columns)} of {len(seeds) * len(columns)} pairs of figures are the same"
-        return Verdict(claim, CONFIRMED, "; ".join(filter(None, [told, missing])))
+        pairs = len(seeds) * len(sides[0])
+        same = f"{pairs} of {pairs} pairs of figures are the same"
+        return Verdict(claim, CONFIRMED, "; ".join(filter(None, [same, missing])))
     if missing:
         return Verdict(claim, TOO_FEW, missing)
     if len(seeds) < MIN_SEEDS:
         return Verdict(claim, TOO_FEW, f"{len(seeds)} of at least {MIN_SEEDS} seeds in both rows")
-    averages = [{seed: _mean(side, seed) for seed in seeds} for side in sides]
+    averages = ({seed: _mean(sides[0], seed) for seed in seeds}, {seed: _mean(sides[1], seed) for seed in seeds})
     unit = " in the logarithm of perplexity" if any(cell.logarithmic for cell in used) else ""
-    return _tested(claim, averages, seeds, unit)
+    return replace(_tested(claim, averages, seeds, unit), by_seed=averages)
 
 
-def _missing(claim: ClaimConfig, columns: Sequence[str], cells: Cells) -> str:
+def _missing(places: Sequence[tuple[str, str]], cells: Cells) -> str:
     """``No record yet: int8 on CoLA (seed 1001, 1002)``: judging what happens to be there invites stopping early."""
-    places = [(row, column, cells[row, column].missing) for row in (claim.row, claim.than) for column in columns]
-    lines = [f"{row} on {column} (seed {', '.join(map(str, seeds))})" for row, column, seeds in places if seeds]
+    lacking = [(row, column, cells[row, column].missing) for row, column in places]
+    lines = [f"{row} on {column} (seed {', '.join(map(str, seeds))})" for row, column, seeds in lacking if seeds]
     more = f" and {len(lines) - NAMED} more cells" if len(lines) > NAMED else ""
     return f"No record yet: {', '.join(lines[:NAMED])}{more}" if lines else ""
 
@@ -137,8 +168,9 @@ def _tested(claim: ClaimConfig, averages: Sequence[Mapping[int, float]], seeds: 
         margin = math.fsum(summarize(side.values()).std or 0.0 for side in averages)
     low, high = interval(found)
     against = f" against a margin of {margin:.4g}" if margin or claim.kind == "within_spread" else ""
+    row, than = claim.names
     numbers = (
-        f"{claim.row} is {'worse' if found.mean < 0 else 'better'} than {claim.than} by {abs(found.mean):.4g}{unit}, "
+        f"{row} is {'worse' if found.mean < 0 else 'better'} than {than} by {abs(found.mean):.4g}{unit}, "
         f"95 % interval {low:+.4g} to {high:+.4g} (positive: better), {found.n} seeds{against}"
     )
     return Verdict(claim, _where(claim.kind, low, high, margin), numbers, _p(claim.kind, found, margin))
@@ -155,30 +187,7 @@ def _where(kind: str, low: float, high: float, margin: float) -> str:
     return CONFIRMED if confirmed else REFUTED if refuted else TOO_FEW
 
 
-def interval(found: Summary) -> tuple[float, float]:
-    """The 95 % interval of the mean by Student's t; the mean itself where the differences have no variance."""
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(found.n - 1, 1 - LEVEL / 2)) * _standard_error(found)
-    return found.mean - half, found.mean + half
-
-
 def _p(kind: str, found: Summary, margin: float) -> float:
     """Two-sided p of the mean lying at the bounds that the claim sets, the larger of two bounds."""
     bounds = {"greater": (margin,), "within_spread": (-margin, margin)}.get(kind, (-margin,))
-    return max(_p_at(found, bound) for bound in bounds)
-
-
-def _p_at(found: Summary, bound: float) -> float:
-    from scipy.special import stdtr
-
-    error = _standard_error(found)
-    if error == 0:
-        return float(2.0 ** (1 - found.n))
-    return float(2 * stdtr(found.n - 1, -abs(found.mean - bound) / error))
-
-
-def _standard_error(found: Summary) -> float:
-    """Of the mean; differences that are alike but for rounding have none."""
-    std = found.std or 0.0
-    return 0.0 if std <= 1e-12 * max(1.0, abs(found.mean)) else std / math.sqrt(found.n)
+    return max(p_at(found, bound) for bound in bounds)

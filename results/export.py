@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from qexp.conf.errors import UserError
+from qexp.results.outcomes import copy
 from qexp.results.store import Store
 from qexp.results.table import Cell, Table
 
@@ -117,18 +118,20 @@ def to_html(table: Table) -> str:
     return render("table.html.j2", table=table)
 
 
-def write_reference(table: Table, folder: Path) -> list[Path]:
+def write_reference(table: Table, folder: Path, predictions: bool = False) -> list[Path]:
     """Write ``table.md``, ``table.csv`` and ``records/<cell id>.json`` below ``folder``, to be committed together.
 
     A table with curves and a figure for them is also drawn, as ``curves.png``.
-    The records lose what holds for one machine only: its folders, and the names of files that lay beside them.
+    The records lose what holds for one machine only: its folders, and the names of files that lay beside them, but for
+    their ``predictions`` where these are to be copied too.
     ``qexp table`` with ``results_dir=folder`` makes the same table again.
     """
     store = Store(folder)
     paths = []
     for record in table.records:
         here = {"table": REFERENCE_RECORDS, "data_dir": None, "results_dir": "."}
-        paths.append(store.save(replace(record, config={**record.config, **here}, artifacts={})))
+        kept = copy(record, store.files(REFERENCE_RECORDS, record.cell_id)) if predictions else {}
+        paths.append(store.save(replace(record, config={**record.config, **here}, artifacts=kept)))
     for name, content in (("table.md", to_markdown(table)), ("table.csv", to_csv(table))):
         path = folder / name
         try:

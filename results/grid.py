@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from qexp.conf.errors import UserError
@@ -13,6 +14,7 @@ from qexp.conf.tables import AVERAGE, ColumnConfig, RowConfig, TableConfig, is_n
 from qexp.results.claims import Measured, judge
 from qexp.results.columns import Column, Figure, figures, shown_setting
 from qexp.results.grid_notes import notes
+from qexp.results.outcomes import Outcomes, read
 from qexp.results.schema import Record
 from qexp.results.select import model_label, text
 from qexp.results.table import Cell, Curves, Table, beside, best, cell_of
@@ -107,8 +109,15 @@ def _read(
     higher = columns[0].higher_is_better if columns else True
     missing = tuple(seed for seed in seeds if seed not in records)
     perplexity = any(one.metric.partition("@")[0] == PERPLEXITY for one in columns)
-    measured = Measured(values, problems, higher, perplexity, missing)
+    outcomes = partial(_outcomes, records, spec.figure(row, column), columns[0].metric if columns else "")
+    measured = Measured(values, problems, higher, perplexity, missing, outcomes)
     return Reading(measured, columns, tuple(figure for _, figure in told), records)
+
+
+def _outcomes(records: Mapping[int, Record], name: str, metric: str, seed: int) -> Outcomes | None:
+    """What every example contributed to a cell's figure at one seed, where its record keeps that."""
+    record = records.get(seed)
+    return None if record is None else read(record, shown_setting(record, name), metric)
 
 
 def read_figure(record: Record, name: str, column: ColumnConfig) -> tuple[Column, Figure] | None:

@@ -9,7 +9,7 @@ from qexp.conf.tables import TableConfig
 from qexp.results.claims import Verdict
 from qexp.results.collapse import is_constant
 from qexp.results.columns import pretty, shown_setting
-from qexp.results.notes import ONE_MEASUREMENT, SPREAD, scale_note
+from qexp.results.notes import ONE_MEASUREMENT, SPREAD, scale_note, uncommitted_note
 from qexp.results.schema import OWN, Record
 from qexp.results.table import Cell
 
@@ -28,7 +28,7 @@ def notes(spec: TableConfig, body: Body, found: Found, verdicts: Iterable[Verdic
         *_published(spec),
         *_unfinished(spec, found),
         *_collapsed(spec, found),
-        *_uncommitted(found),
+        *uncommitted_note(records),
         *_missing(found, command),
         *(verdict.line for verdict in verdicts),
         *scale_note(records),
@@ -107,14 +107,6 @@ def _collapsed(spec: TableConfig, found: Found) -> list[str]:
             told[f"{row.title} on {column.label}"].append(str(seed))
     lines = [f"{place} (seed {', '.join(seeds)})" for place, seeds in told.items()]
     return [f"No better than one answer for every example: {', '.join(lines)}."] if lines else []
-
-
-def _uncommitted(found: Found) -> list[str]:
-    records = {one.cell_id: one for one in found.values() if one is not None}.values()
-    dirty = sum(bool((one.provenance.get("git") or {}).get("dirty")) for one in records)
-    if not dirty:
-        return []
-    return [f"{dirty} of {len(records)} records come from a checkout with changes that were not committed."]
 
 
 def _missing(found: Found, command: str) -> list[str]:

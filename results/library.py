@@ -32,6 +32,11 @@ class Library:
     def is_own(self, record: Record) -> bool:
         return record.cell_id in self._own
 
+    @property
+    def own(self) -> list[Record]:
+        """The user's records."""
+        return list(self._own.values())
+
     @cached_property
     def scales(self) -> frozenset[str]:
         """Every scale at which some record was measured."""

@@ -46,6 +46,8 @@ def notes(
         *_gaps(groups, columns),
         *_reading(groups, columns, body),
         *_unfinished(keys, groups),
+        *_disagreeing(keys, groups, columns),
+        *uncommitted_note(record for one in groups for record in one.records),
         *scale_note(record for one in groups for record in one.records),
     )
 
@@ -153,6 +155,33 @@ def _unfinished(keys: Sequence[str], groups: Sequence[Group]) -> list[str]:
         for record in one.records
         if record.status != "finished"
     ]
+
+
+def _disagreeing(keys: Sequence[str], groups: Sequence[Group], columns: Sequence[Column]) -> list[str]:
+    """Records of one row and seed whose figures are not the same: which of them the table shows."""
+    told = []
+    for one in groups:
+        for seed in one.seeds:
+            records = [record for record in one.records if record.config.get("seed") == seed]
+            if unlike := [heading(column, columns) for column in columns if len(_values(records, column)) > 1]:
+                what = f"{len(records)} records of seed {seed} disagree on {', '.join(unlike)}"
+                told.append(f"{_labels(keys, one)}: {what}; shown is {records[-1].cell_id[:8]}.")
+    return told
+
+
+def _values(records: Sequence[Record], column: Column) -> set[str]:
+    """The figures of a column, each once; repr makes one of all that are not finite."""
+    entries = (record.metrics.get(column.setting, {}).get(column.metric) for record in records)
+    return {repr(entry.value) for entry in entries if entry is not None}
+
+
+def uncommitted_note(records: Iterable[Record]) -> list[str]:
+    """How many records were made by files that no commit holds; nothing where there are none."""
+    listed = {record.cell_id: record for record in records}.values()
+    dirty = sum(bool((one.provenance.get("git") or {}).get("dirty")) for one in listed)
+    if not dirty:
+        return []
+    return [f"{dirty} of {len(listed)} records come from a checkout with changes that were not committed."]
 
 
 def scale_note(records: Iterable[Record]) -> list[str]:

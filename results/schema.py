@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 RECORD_VERSION = 1
@@ -12,6 +13,10 @@ PTQ = ".ptq"
 """Ending of a setting that is plain post-training quantization, beside the setting that a method converted."""
 ON = "@"
 """``perplexity@ptb``: the metric on a further set, of another distribution than the task's own."""
+SECOND_SET = "_mm"
+"""Ending of metric names on the second evaluation set (MNLI's mismatched one)."""
+PREDICTIONS = "predictions"
+"""Which of a record's artifacts holds what every example contributed (:mod:`qexp.results.outcomes`)."""
 OWN = "method"
 """Setting of the network as its method computes it: simulated, or ``method.integer`` where it was executed."""
 Status = Literal["finished", "diverged", "failed", "interrupted"]
@@ -63,6 +68,8 @@ class Record:
     message: str = ""
     """Why the status is not ``finished``."""
     version: int = RECORD_VERSION
+    folder: Path | None = field(default=None, compare=False, repr=False)
+    """Where it was read from; no part of what is kept."""
 
     def __post_init__(self) -> None:
         for setting in self.metrics:
@@ -71,7 +78,7 @@ class Record:
                 raise ValueError(f"the figures of {setting} have no certificate of integer products")
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "folder"}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Record:
@@ -81,3 +88,9 @@ class Record:
             return cls(**{**data, "metrics": metrics})
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not a qexp record: {error}") from error
+
+
+def ending_of(metric: str) -> str:
+    """On which evaluation set: ``@ptb`` of ``perplexity@ptb``, ``_mm`` of ``accuracy_mm``, nothing of ``accuracy``."""
+    _, at, name = metric.partition(ON)
+    return at + name if at else SECOND_SET if metric.endswith(SECOND_SET) else ""

@@ -12,6 +12,7 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,11 @@ class Store:
         with collector_paused():
             records = list(self._read(self._paths("*.json")))
         check_keys(records, where or {})
-        chosen = [record for record in records if matches(record, where or {})]
-        return list({record.cell_id: record for record in reversed(chosen)}.values())[::-1]
+        found: dict[str, Record] = {}
+        for record in records:
+            if matches(record, where or {}):
+                _tell_unlike(found.setdefault(record.cell_id, record), record)
+        return list(found.values())
 
     def _paths(self, pattern: str) -> list[Path]:
         paths = (path for path in self.root.glob(f"*/{pattern}") if path.parent.name not in NOT_TABLES)
@@ -166,7 +170,7 @@ class Store:
             except OSError as error:
                 raise UserError(f"cannot read {path}: {error.strerror}") from error
             else:
-                yield record
+                yield replace(record, folder=path.parent)
         if stale:
             log.warning("%d record(s) in %s are another qexp version's and not used; run them again", stale, self.root)
 
@@ -181,6 +185,13 @@ def collector_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def _tell_unlike(used: Record, other: Record) -> None:
+    """Warn of a second record of a cell that has other figures: a copy under another table has the same."""
+    if used is not other and _finite(used.to_dict()["metrics"]) != _finite(other.to_dict()["metrics"]):
+        tables = [record.config.get("table") for record in (used, other)]
+        log.warning("cell %s has unlike figures in tables %s and %s; the first is used", used.cell_id, *tables)
 
 
 def _checked(cell_id: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from qexp.models.certificate import Recorder
 from qexp.models.precision import Precision, make_precision
 from qexp.models.quantization import quantize_model
 from qexp.models.statistics import measure_outliers
+from qexp.results.outcomes import Sets
 from qexp.results.schema import ON, Metric
 from qexp.runner.batches import calibration_batches, inputs_of
 from qexp.runner.trained import Trained
@@ -26,6 +28,18 @@ from qexp.runner.trained import Trained
 if TYPE_CHECKING:
     from qexp.runner.progress import ProgressReporter
     from qexp.runner.tasks import Task
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The metrics of a network, and what every example contributed to them."""
+
+    metrics: dict[str, Metric]
+    outcomes: Sets
+
+    def __or__(self, other: Evaluated) -> Evaluated:
+        """On further sets too."""
+        return Evaluated(self.metrics | other.metrics, {**self.outcomes, **other.outcomes})
 
 
 def quantized_network(
@@ -54,8 +68,8 @@ def evaluate_network(
     task: Task,
     device: torch.device,
     progress: ProgressReporter,
-) -> dict[str, Metric]:
-    """All metrics of ``network``, on the further sets too; ``name`` is what the phase is called meanwhile."""
+) -> Evaluated:
+    """``network`` on the task and on the further sets; ``name`` is what the phase is called meanwhile."""
     own = evaluate_task(name, cfg, network, task, device, progress)
     return own | evaluate_ood(name, cfg, network, task, device, progress)
 
@@ -67,10 +81,11 @@ def evaluate_task(
     task: Task,
     device: torch.device,
     progress: ProgressReporter,
-) -> dict[str, Metric]:
-    """All metrics of ``network`` on the task itself."""
+) -> Evaluated:
+    """``network`` on the task itself."""
     with _phase(progress, name, None):
-        return task.evaluate(network, cfg.batch_size, device, lambda done, total: progress.advance(done, total))
+        found = task.measure(network, cfg.batch_size, device, lambda done, total: progress.advance(done, total))
+        return Evaluated(*found)
 
 
 def evaluate_ood(
@@ -80,19 +95,21 @@ def evaluate_ood(
     task: Task,
     device: torch.device,
     progress: ProgressReporter,
-) -> dict[str, Metric]:
+) -> Evaluated:
     """The same metrics on the further sets, as ``perplexity@NAME``."""
-    return {
-        f"{metric}{ON}{other.name}": value
-        for other in task.ood
-        for metric, value in evaluate_task(f"{name} on {other.name}", cfg, network, other, device, progress).items()
-    }
+    found = Evaluated({}, {})
+    for other in task.ood:
+        one = evaluate_task(f"{name} on {other.name}", cfg, network, other, device, progress)
+        ending = f"{ON}{other.name}"
+        metrics = {f"{metric}{ending}": value for metric, value in one.metrics.items()}
+        found |= Evaluated(metrics, {f"{kind}{ending}": values for kind, values in one.outcomes.items()})
+    return found
 
 
 def own_arithmetic(
     cfg: ExperimentConfig, trained: Trained, task: Task, device: torch.device, progress: ProgressReporter
-) -> tuple[dict[str, Metric], dict[str, Any]] | None:
-    """Metrics and certificate of the network as its method computes it; None where no method has its own arithmetic.
+) -> tuple[Evaluated, dict[str, Any]] | None:
+    """Figures and certificate of the network as its method computes it; None where no method has its own arithmetic.
 
     Raises:
         UserError: if two have. RunError: for NaN or infinity, or if a claim of integers does not hold.
@@ -106,17 +123,17 @@ def own_arithmetic(
     watched = Watched(execution.module)
     try:
         name = f"executing {own[0].name}"
-        metrics = evaluate_task(name, cfg.eval, watched, task, device, progress)
-        metrics |= evaluate_ood(name, cfg.eval, execution.module, task, device, progress)
+        found = evaluate_task(name, cfg.eval, watched, task, device, progress)
+        found |= evaluate_ood(name, cfg.eval, execution.module, task, device, progress)
     except NotFiniteError as error:
         raise RunError(str(error)) from error
-    return metrics, execution.certify(watched.recorder)
+    return found, execution.certify(watched.recorder)
 
 
 def low_precision(
     cfg: ExperimentConfig, trained: Trained, task: Task, device: torch.device, progress: ProgressReporter
-) -> dict[str, Metric]:
-    """Metrics of the network in the format that it was trained in, rounded to nearest."""
+) -> Evaluated:
+    """The network in the format that it was trained in, rounded to nearest."""
     precision = make_precision(cfg.train, rounding="nearest")
     assert precision is not None, "fp32 is the float network"
     network = copy.deepcopy(trained.model.module).eval()

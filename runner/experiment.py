@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from qexp.conf.schema import ExperimentConfig
+from qexp.results import outcomes
 from qexp.results.schema import INTEGER, OWN, PTQ, Metric, Record
 from qexp.results.store import Store
 from qexp.runner.compose import to_dict
@@ -21,6 +22,7 @@ from qexp.runner.tracking import by_wandb_agent
 if TYPE_CHECKING:
     import torch
 
+    from qexp.runner.evaluation import Evaluated
     from qexp.runner.progress import ProgressReporter
     from qexp.runner.tasks import Task
     from qexp.runner.tracking import Tracker
@@ -32,6 +34,7 @@ class Findings:
     """What has been found so far; a record can be made of it at any time."""
 
     metrics: dict[str, dict[str, Metric]] = field(default_factory=dict)
+    outcomes: dict[str, outcomes.Sets] = field(default_factory=dict)
     outliers: dict[str, Any] = field(default_factory=dict)
     integer: dict[str, Any] = field(default_factory=dict)
     analysis: dict[str, Any] = field(default_factory=dict)
@@ -40,6 +43,10 @@ class Findings:
     timings: dict[str, float] = field(default_factory=dict)
     data_fingerprint: str = ""
     ood_fingerprints: dict[str, str] = field(default_factory=dict)
+
+    def keep(self, setting: str, found: Evaluated) -> None:
+        """The figures of one setting, and what every example contributed to them."""
+        self.metrics[setting], self.outcomes[setting] = found.metrics, found.outcomes
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -89,7 +96,7 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
         analysis=findings.analysis,
         timings=findings.timings,
         training=findings.training,
-        artifacts=findings.artifacts,
+        artifacts=findings.artifacts | outcomes.write(store.files(cfg.table, cell), findings.outcomes),
         message=message,
     )
     store.save(record)
@@ -159,12 +166,11 @@ def _measure_on(
     findings.training |= trained.facts
     with findings.timed("evaluate.float"):
         network = trained.model.module
-        findings.metrics["float"] = evaluation.evaluate_network(
-            "evaluating float", cfg.eval, network, task, device, progress
-        )
+        found = evaluation.evaluate_network("evaluating float", cfg.eval, network, task, device, progress)
+    findings.keep("float", found)
     if (precision := cfg.train.precision) != "fp32":
         with findings.timed(f"evaluate.{precision}"):
-            findings.metrics[precision] = evaluation.low_precision(cfg, trained, task, device, progress)
+            findings.keep(precision, evaluation.low_precision(cfg, trained, task, device, progress))
     _own_arithmetic(cfg, findings, trained, task, device, progress)
     if cfg.eval.outliers:
         with findings.timed("outliers"):
@@ -189,8 +195,8 @@ def _own_arithmetic(
     with findings.timed(f"evaluate.{OWN}"):
         found = evaluation.own_arithmetic(cfg, trained, task, device, progress)
     if found is not None:
-        metrics, certificate = found
-        findings.metrics[OWN + INTEGER if certificate["products"] else OWN] = metrics
+        own, certificate = found
+        findings.keep(OWN + INTEGER if certificate["products"] else OWN, own)
         findings.integer[OWN] = {"certificate": certificate}
 
 
@@ -209,18 +215,19 @@ def _setting(
     with findings.timed(f"evaluate.{bits}"):
         quantized = evaluation.quantized_network(cfg, bits, trained, task, device, progress)
         simulated = evaluation.evaluate_network(f"evaluating {bits}", cfg.eval, quantized, task, device, progress)
-    findings.metrics[bits] = simulated
+    findings.keep(bits, simulated)
     if evaluation.converter(trained).shows_ptq:
         with findings.timed(f"evaluate.{bits}{PTQ}"):
             plain = evaluation.quantized_network(cfg, bits, trained, task, device, progress, plain=True)
             ptq = evaluation.evaluate_network(f"evaluating {bits} PTQ", cfg.eval, plain, task, device, progress)
-        findings.metrics[bits + PTQ] = ptq
+        findings.keep(bits + PTQ, ptq)
     if cfg.eval.integer:
         from qexp.runner.integer import evaluate_integer
 
         with findings.timed(f"evaluate.{bits}.integer"):
-            found = evaluate_integer(cfg, bits, quantized, simulated, trained, task, device, progress)
-        findings.metrics[f"{bits}.integer"], findings.integer[bits] = found
+            executed, proof = evaluate_integer(cfg, bits, quantized, simulated.metrics, trained, task, device, progress)
+        findings.keep(bits + INTEGER, executed)
+        findings.integer[bits] = proof
 
 
 def _analyse(

@@ -12,7 +12,7 @@ from qexp.conf.schema import ExperimentConfig
 from qexp.models.certificate import Recorder
 from qexp.models.integer import integer_model
 from qexp.results.schema import Metric
-from qexp.runner.evaluation import evaluate_ood, evaluate_task
+from qexp.runner.evaluation import Evaluated, evaluate_ood, evaluate_task
 from qexp.runner.trained import Trained
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ def evaluate_integer(
     task: Task,
     device: torch.device,
     progress: ProgressReporter,
-) -> tuple[dict[str, Metric], dict[str, Any]]:
-    """Execute ``quantized`` in integers: its metrics, and ``{"certificate": ..., "gap": ...}`` for the record.
+) -> tuple[Evaluated, dict[str, Any]]:
+    """Execute ``quantized`` in integers: its figures, and ``{"certificate": ..., "gap": ...}`` for the record.
 
     ``simulated`` are the metrics of ``quantized`` itself. Gap and certificate are about the task's own evaluation set.
 
@@ -49,12 +49,12 @@ def evaluate_integer(
     integer = integer_model(quantized, trained.model, backend=cfg.kernels.int8)
     both = SideBySide(quantized, integer.module)
     name = f"executing {bits}"
-    metrics = evaluate_task(name, cfg.eval, both, task, device, progress)
-    metrics |= evaluate_ood(name, cfg.eval, integer.module, task, device, progress)
-    primary = next(iter(metrics))
-    gap = {"metric": metrics[primary].value - simulated[primary].value, **both.gap.result()}
+    found = evaluate_task(name, cfg.eval, both, task, device, progress)
+    found |= evaluate_ood(name, cfg.eval, integer.module, task, device, progress)
+    primary = next(iter(found.metrics))
+    gap = {"metric": found.metrics[primary].value - simulated[primary].value, **both.gap.result()}
     gap |= {"control": both.control_gap.result(), "definition": DEFINITION}
-    return metrics, {"certificate": both.recorder.certificate(integer), "gap": gap}
+    return found, {"certificate": both.recorder.certificate(integer), "gap": gap}
 
 
 class SideBySide(nn.Module):

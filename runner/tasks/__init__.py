@@ -39,7 +39,9 @@ def build_task(
     possible = ("causal_lm", "masked_lm") if corpus.objective_default is None else (corpus.objective_default,)
     if objective not in possible:
         raise UserError(f"task.objective={objective} is not possible with task={cfg.name}; use {' or '.join(possible)}")
-    kind: type[TokenTask] = LanguageTask if corpus.objective_default is None else LabelledTask
+    kind: type[LanguageTask | LabelledTask | QuestionTask | CharacterTask] = (
+        LanguageTask if corpus.objective_default is None else LabelledTask
+    )
     if cfg.kind == "squad":
         kind = QuestionTask
     if cfg.kind == "characters":

@@ -36,17 +36,20 @@ def f1(prediction: str, reference: str) -> float:
     return 2 * shared / (len(words) + len(wanted))
 
 
-def scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Means over N questions, 0 to 1. A question without a reference answer has the empty one, as have those whose
-    references are nothing but punctuation and articles."""
-    return {name: _mean_of_best(one, predictions, references) for name, one in ((F1, f1), (EXACT_MATCH, exact_match))}
+def scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, list[float]]:
+    """Both of each of N questions, 0 to 1; the metrics are their means.
+
+    A question without a reference answer has the empty one, as have those whose references are nothing but punctuation
+    and articles.
+    """
+    return {name: _best(one, predictions, references) for name, one in ((F1, f1), (EXACT_MATCH, exact_match))}
 
 
-def _mean_of_best(
+def _best(
     score: Callable[[str, str], float], predictions: Sequence[str], references: Sequence[Sequence[str]]
-) -> float:
+) -> list[float]:
     pairs = zip(predictions, references, strict=True)
-    return sum(max(score(answer, text) for text in _known(texts)) for answer, texts in pairs) / len(predictions)
+    return [max(score(answer, text) for text in _known(texts)) for answer, texts in pairs]
 
 
 def _known(references: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from torch.utils.data import Dataset
 
 from qexp.conf.errors import RunError
 from qexp.conf.schema import Objective, TaskConfig
+from qexp.results.outcomes import Kind, Outcomes
 from qexp.results.schema import Metric
 from qexp.runner.tasks.cache import Arrays, cached_arrays, tokenizer_fingerprint
 from qexp.runner.tasks.corpus import Corpus
@@ -80,10 +82,19 @@ class Task(ABC):
         """What :meth:`evaluate` evaluates (of several sets, the first), in a fixed order."""
 
     @abstractmethod
+    def measure(
+        self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
+    ) -> tuple[dict[str, Metric], dict[str, Outcomes]]:
+        """All metrics of ``model``, which gives ``logits``, and what every example contributed, by evaluation set.
+
+        Raises ``RunError`` where the logits are not finite numbers.
+        """
+
     def evaluate(
         self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
     ) -> dict[str, Metric]:
-        """All metrics of ``model``, which gives ``logits``. Raises ``RunError`` where they are not finite numbers."""
+        """The metrics of :meth:`measure` alone."""
+        return self.measure(model, batch_size, device, progress)[0]
 
     def held_out(self) -> Task | None:
         """This task on as many evaluation examples that no figure rests on: those behind the first ``eval_examples``.
@@ -111,6 +122,47 @@ class Task(ABC):
 
     def _calibration_split(self) -> str:
         return "train" if "train" in self.source.splits else "validation"
+
+
+class ExampleTask(Task):
+    """A task whose metrics are made of one value an example, which records keep."""
+
+    outcome: Kind = "class"
+    """What the value is."""
+
+    def evaluation_sets(self) -> dict[str, Examples]:
+        """All sets that :meth:`measure` evaluates, by the ending of their metrics' names."""
+        return {"": self.evaluation()}
+
+    def measure(
+        self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
+    ) -> tuple[dict[str, Metric], dict[str, Outcomes]]:
+        found = self.predict(model, batch_size, device, progress)
+        return self.score(found), found
+
+    def predict(
+        self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
+    ) -> dict[str, Outcomes]:
+        """What every example contributes to the metrics, by evaluation set. Raises as :meth:`measure` does."""
+        report = progress or (lambda done, total: None)
+        found = {}
+        for ending, examples in self.evaluation_sets().items():
+            seen = sha256(f"{self.fingerprint}{ending}".encode())
+            parts = [
+                self._contributions(logits, labels)
+                for logits, labels in run(model, examples, self.collator, batch_size, device, report, seen.update)
+            ]
+            values, references = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+            found[ending] = Outcomes(self.outcome, values, references, seen.hexdigest()[:16])
+        return found
+
+    @abstractmethod
+    def score(self, found: Mapping[str, Outcomes]) -> dict[str, Metric]:
+        """The metrics of what :meth:`predict` found."""
+
+    @abstractmethod
+    def _contributions(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and reference of every example of a batch, [B] each. Raises ``RunError`` where they are not finite."""
 
 
 class TokenTask(Task):
@@ -168,15 +220,25 @@ def batches(examples: Any, collate: Collator, batch_size: int) -> Iterator[dict[
 
 
 def run(
-    model: nn.Module, examples: Any, collate: Collator, batch_size: int, device: torch.device | str, report: Progress
+    model: nn.Module,
+    examples: Any,
+    collate: Collator,
+    batch_size: int,
+    device: torch.device | str,
+    report: Progress,
+    seen: Callable[[bytes], object] = lambda labels: None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(logits, labels) of every batch, without gradients, in evaluation mode; the model's mode is restored after."""
+    """(logits, labels) of every batch, without gradients, in evaluation mode; the model's mode is restored after.
+
+    ``seen`` is given the labels in their order, so that it can tell the examples apart from others.
+    """
     total = -(-len(examples) // batch_size)
     with torch.no_grad(), _evaluation_mode(model):
         for done, batch in enumerate(batches(examples, collate, batch_size), start=1):
-            labels = batch.pop("labels").to(device)
+            labels = batch.pop("labels")
+            seen(labels.numpy().tobytes())
             logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
-            yield logits, labels
+            yield logits, labels.to(device)
             report(done, total)
 
 

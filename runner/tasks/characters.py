@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from qexp.conf.errors import UserError
+from qexp.results.outcomes import Outcomes
 from qexp.results.schema import Metric
-from qexp.runner.tasks.base import Example, Examples, Progress, shuffled
+from qexp.runner.tasks.base import Example, Examples, shuffled
 from qexp.runner.tasks.cache import Arrays
 from qexp.runner.tasks.encoding import encode_lines
 from qexp.runner.tasks.language import LanguageTask
@@ -83,11 +83,9 @@ class CharacterTask(LanguageTask):
         windows.starts = windows.starts[self._indices(split, len(windows))]
         return windows
 
-    def evaluate(
-        self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
-    ) -> dict[str, Metric]:
+    def score(self, found: Mapping[str, Outcomes]) -> dict[str, Metric]:
         """Mean negative log-likelihood over all scored characters, in bits."""
-        mean, count = self._mean_loss(model, batch_size, device, progress)
+        mean, count = self._mean_loss(found[""])
         return {"bits_per_character": Metric(mean / math.log(2), False, count, self.definition)}
 
     @property

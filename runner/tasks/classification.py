@@ -10,19 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from qexp.conf.errors import UserError
-from qexp.results.schema import Metric
-from qexp.runner.tasks.base import Example, Examples, Progress, TokenTask, require_finite, run, shuffled
+from qexp.results.outcomes import Outcomes
+from qexp.results.schema import SECOND_SET, Metric
+from qexp.runner.tasks.base import Example, Examples, ExampleTask, TokenTask, require_finite, shuffled
 from qexp.runner.tasks.cache import Arrays
 from qexp.runner.tasks.corpus import LABEL
 from qexp.runner.tasks.encoding import encode_examples
 from qexp.runner.tasks.formulas import FORMULAS
 from qexp.runner.tasks.glue import GLUE
-
-SECOND_SET = "_mm"
-"""Ending of metric names on the second evaluation set (MNLI's mismatched one)."""
 
 
 class LabelledTexts(Examples):
@@ -72,7 +70,7 @@ class Padding:
         return torch.stack([torch.cat((f, r) if self.left else (r, f)) for f, r in zip(fill, rows, strict=True)])
 
 
-class LabelledTask(TokenTask):
+class LabelledTask(ExampleTask, TokenTask):
     """Predict the label of each text (or pair): the largest logit, or for regression the one output."""
 
     def __init__(self, *args: Any):
@@ -81,6 +79,7 @@ class LabelledTask(TokenTask):
         self.metrics = glue.metrics if glue is not None else ("accuracy",)
         self.primary_metric = self.metrics[0]
         self.collator = Padding.of(self.tokenizer)
+        self.outcome = "score" if self.objective == "regression" else "class"
 
     def train(self) -> Examples:
         return self._examples("train")
@@ -92,29 +91,27 @@ class LabelledTask(TokenTask):
     def evaluation(self) -> Examples:
         return self._examples(self.corpus.eval_splits[0])
 
-    def evaluate(
-        self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
-    ) -> dict[str, Metric]:
-        found: dict[str, Metric] = {}
-        for split, ending in zip(self.corpus.eval_splits, ("", SECOND_SET), strict=False):
-            values, references = self._predict(model, self._examples(split), batch_size, device, progress)
-            for name, value in self._score(values, references).items():
+    def evaluation_sets(self) -> dict[str, Examples]:
+        return {ending: self._examples(split) for ending, split in self._splits.items()}
+
+    @property
+    def _splits(self) -> dict[str, str]:
+        return dict(zip(("", SECOND_SET), self.corpus.eval_splits, strict=False))
+
+    def score(self, found: Mapping[str, Outcomes]) -> dict[str, Metric]:
+        metrics: dict[str, Metric] = {}
+        for ending, split in self._splits.items():
+            one = found[ending]
+            for name, value in self._score(one.values, one.references).items():
                 what = f"{FORMULAS[name].definition}; {self.corpus.origin}, split {split}"
                 definition = f"{what}; texts cut to {self.max_length} tokens"
-                found[name + ending] = Metric(value, higher_is_better=True, n=len(references), definition=definition)
-        return found
+                metrics[name + ending] = Metric(value, higher_is_better=True, n=len(one.values), definition=definition)
+        return metrics
 
-    def _predict(
-        self, model: nn.Module, examples: Any, batch_size: int, device: torch.device | str, progress: Progress | None
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Predictions [N] (class numbers, or scores) and references [N]."""
-        predictions, references = [], []
-        report = progress or (lambda done, total: None)
-        for logits, labels in run(model, examples, self.collator, batch_size, device, report):
-            require_finite(logits, self.name)
-            predictions.append(logits.squeeze(-1) if self.objective == "regression" else logits.argmax(-1))
-            references.append(labels)
-        return torch.cat(predictions).cpu().numpy(), torch.cat(references).cpu().numpy()
+    def _contributions(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Predicted and true class, or score."""
+        require_finite(logits, self.name)
+        return (logits.squeeze(-1) if self.outcome == "score" else logits.argmax(-1)), labels
 
     def _score(self, predictions: NDArray[Any], references: NDArray[Any]) -> dict[str, float]:
         if self.cfg.kind == "glue":

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from qexp.conf.schema import AugmentConfig, Objective, TaskConfig
 from qexp.models.images import PixelFormat
+from qexp.results.outcomes import Outcomes
 from qexp.results.schema import Metric
 from qexp.runner.tasks.augmentation import augment, centre, draw_mix
-from qexp.runner.tasks.base import Example, Examples, Progress, Task, require_finite, run, shuffled
+from qexp.runner.tasks.base import Example, Examples, ExampleTask, require_finite, shuffled
 from qexp.runner.tasks.formulas import FORMULAS
 from qexp.runner.tasks.image_corpus import ImageCorpus, Labelled
 
@@ -83,7 +84,7 @@ def stacked(examples: Sequence[Example]) -> dict[str, Tensor]:
     return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
 
 
-class ImageTask(Task):
+class ImageTask(ExampleTask):
     """Predict the class of each image: the largest logit."""
 
     primary_metric = "accuracy"
@@ -113,20 +114,15 @@ class ImageTask(Task):
     def evaluation(self) -> Examples:
         return self._examples(self.images.eval_split)
 
-    def evaluate(
-        self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
-    ) -> dict[str, Metric]:
-        formula, split = FORMULAS["accuracy"], self.images.eval_split
-        examples, report = self._examples(split), progress or (lambda done, total: None)
-        predictions, references = [], []
-        for logits, labels in run(model, examples, self.collator, batch_size, device, report):
-            predictions.append(require_finite(logits, self.name).argmax(-1))
-            references.append(labels)
-        expected = torch.cat(references).cpu().numpy()
-        value = formula.compute(torch.cat(predictions).cpu().numpy(), expected)
+    def score(self, found: Mapping[str, Outcomes]) -> dict[str, Metric]:
+        formula, split, one = FORMULAS["accuracy"], self.images.eval_split, found[""]
+        value = formula.compute(one.values, one.references)
         middle = f"the middle {self.crop:g} of the shorter side, " if self.crop < 1 else ""
         definition = f"top-1: {formula.definition}; {self.images.origin}, split {split}; {middle}{self.format}"
-        return {"accuracy": Metric(value, higher_is_better=True, n=len(expected), definition=definition)}
+        return {"accuracy": Metric(value, higher_is_better=True, n=len(one.values), definition=definition)}
+
+    def _contributions(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return require_finite(logits, self.name).argmax(-1), labels
 
     def _used(self, split: str) -> NDArray[np.int64]:
         return self._indices(split, len(self.images.split(split).labels))

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from qexp.conf.errors import UserError
+from qexp.results.outcomes import Outcomes
 from qexp.results.schema import Metric
-from qexp.runner.tasks.base import Example, Examples, Progress, TokenTask, require_finite, run, shuffled
+from qexp.runner.tasks.base import Example, Examples, ExampleTask, TokenTask, require_finite, shuffled
 from qexp.runner.tasks.cache import Arrays
 from qexp.runner.tasks.encoding import cut, encode_running_text
 from qexp.runner.tasks.masking import CALIBRATION, EVALUATION, IGNORED, Masker
@@ -69,11 +70,12 @@ def stack(examples: Sequence[Example]) -> dict[str, Tensor]:
     return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
 
 
-class LanguageTask(TokenTask):
+class LanguageTask(ExampleTask, TokenTask):
     """Predict every next token (``causal_lm``) or masked ones (``masked_lm``) in blocks of ``max_length`` tokens."""
 
     primary_metric = "perplexity"
     collator = staticmethod(stack)
+    outcome = "loss"
 
     @cached_property
     def _masker(self) -> Masker:
@@ -103,32 +105,31 @@ class LanguageTask(TokenTask):
             return CausalBlocks(blocks, indices)
         return MaskedBlocks(blocks, indices, self._masker, seed, stream)
 
-    def evaluate(
-        self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
-    ) -> dict[str, Metric]:
+    def score(self, found: Mapping[str, Outcomes]) -> dict[str, Metric]:
         """``exp`` of the mean negative log-likelihood over all predicted tokens, each counting alike.
 
         (The paper's code averages the means of batches: there a batch with few masked tokens counts like any other.)
         Beyond exp(700), the largest that a record holds is given.
         """
-        mean, count = self._mean_loss(model, batch_size, device, progress)
+        mean, count = self._mean_loss(found[""])
         perplexity = math.exp(min(mean, LARGEST_MEAN))
         return {"perplexity": Metric(perplexity, higher_is_better=False, n=count, definition=self.definition)}
 
-    def _mean_loss(
-        self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None
-    ) -> tuple[float, int]:
+    @staticmethod
+    def _mean_loss(found: Outcomes) -> tuple[float, int]:
         """Mean negative log-likelihood in nats over all predicted tokens, and their number."""
-        total = torch.zeros((), dtype=torch.float64, device=device)
-        count = 0
-        report = progress or (lambda done, total: None)
-        for logits, labels in run(model, self.evaluation(), stack, batch_size, device, report):
-            for row_logits, row_labels in zip(*self._aligned(logits, labels), strict=True):
-                predicted = row_labels != IGNORED
-                losses = F.cross_entropy(row_logits[predicted].float(), row_labels[predicted], reduction="none")
-                total += losses.double().sum()
-                count += int(predicted.sum())
-        return float(require_finite(total, self.name)) / count, count
+        total, count = np.cumsum(found.values)[-1], int(found.references.sum())  # summed in the order of the windows
+        return float(total) / count, count
+
+    def _contributions(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Summed negative log-likelihood of each window in nats, and its number of predicted tokens."""
+        losses, counts = [], []
+        for row_logits, row_labels in zip(*self._aligned(logits, labels), strict=True):
+            predicted = row_labels != IGNORED
+            each = F.cross_entropy(row_logits[predicted].float(), row_labels[predicted], reduction="none")
+            losses.append(each.double().sum())
+            counts.append(predicted.sum())
+        return require_finite(torch.stack(losses), self.name), torch.stack(counts)
 
     def _aligned(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits beside the token they predict: in causal models the next one."""

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from qexp.results.outcomes import Outcomes
 from qexp.results.schema import Metric
-from qexp.runner.tasks.answers import DEFINITIONS, F1
+from qexp.runner.tasks.answers import DEFINITIONS, EXACT_MATCH, F1, scores
 from qexp.runner.tasks.base import Examples, Progress, TokenTask, require_finite, run, shuffled
 from qexp.runner.tasks.cache import Arrays
 from qexp.runner.tasks.classification import LabelledTexts, Padding
@@ -34,6 +35,7 @@ class QuestionTask(TokenTask):
     """
 
     primary_metric = F1
+    outcome = "answer"
 
     def __init__(self, *args: Any):
         super().__init__(*args)
@@ -49,19 +51,21 @@ class QuestionTask(TokenTask):
     def evaluation(self) -> Examples:
         return self._examples(self.corpus.eval_splits[0])
 
-    def evaluate(
+    def measure(
         self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
-    ) -> dict[str, Metric]:
+    ) -> tuple[dict[str, Metric], dict[str, Outcomes]]:
+        """The metrics alone: answers are texts, of which records keep none."""
         from qexp.runner.tasks.squad_metric import compute
 
         split = self.corpus.eval_splits[0]
         answers, used = self.corpus.split(split)[ANSWERS], self._used(split)
         references = [answers[row][TEXT] for row in used]
         found = compute(self.answers(model, batch_size, device, progress), references)
-        return {
+        metrics = {
             name: Metric(found[name], higher_is_better=True, n=len(used), definition=f"{what}; {self._definition}")
             for name, what in DEFINITIONS.items()
         }
+        return metrics, {}
 
     def answers(
         self, model: nn.Module, batch_size: int, device: torch.device | str, progress: Progress | None = None
@@ -85,7 +89,7 @@ class QuestionTask(TokenTask):
         context = torch.from_numpy(arrays["context"]).to(device)
         report = progress or (lambda done, total: None)
         examples, done = self._examples(self.corpus.eval_splits[0]), 0
-        for logits, labels in run(model, examples, self.collator, batch_size, device, report):
+        for logits, labels in run(model, examples, self.collator, batch_size, device, report, lambda _: None):
             require_finite(logits, self.name)
             score, first, last = best_spans(logits, context[done : done + len(labels)], LONGEST_ANSWER)
             scores.append(score)

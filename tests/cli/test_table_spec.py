@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from qexp.results.schema import Metric
 from qexp.results.store import Store
-from qexp.runner.plan import load_table
+from qexp.runner.plan import folder_of, load_table
 
 NAME = "outlier_int8/bit_width"
 
@@ -25,6 +26,17 @@ def test_records_fill_their_cells_and_the_rest_is_told(qexp: Any, new_record: An
     assert "| Float | 1 | 0.8750 |" in out and "14 of 15" in out
     assert f"qexp reproduce {NAME} --scale smoke --seeds 7" in out
     assert "Claim split_saves_bits: not testable at this scale" in out
+
+
+def test_records_of_an_older_recipe_are_told_and_not_used(qexp: Any, new_record: Any, tmp_path: Path) -> None:
+    made = new_record("method=vanilla", *load_table(NAME).common, "task=sst2", "seed=7", "scale=smoke")
+    old = {**made.config, "task": {**made.config["task"], "recipe": 99}, "table": folder_of(NAME)}
+    Store(tmp_path / "runs").save(replace(made, cell_id="0" * 16, config=old))
+    told = "1 of the missing experiments have a record of another recipe version, which is not used."
+    out = qexp("table", NAME, "--scale", "smoke", "--seeds", "7").out
+    assert told in out and "15 of 15 measurements" in out
+    Store(tmp_path / "runs").save(made)
+    assert told not in qexp("table", NAME, "--scale", "smoke", "--seeds", "7").out
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from qexp.conf.tables import TableConfig
 from qexp.results.claims import CONFIRMED, NOT_HERE, REFUTED, TOO_FEW, Measured, Verdict, holm, judge
+from qexp.results.outcomes import Outcomes
 
 BETTER = [0.90, 0.91, 0.92]
 
@@ -99,8 +101,76 @@ def test_survivors_of_divergence_are_not_judged() -> None:
     assert found.verdict == TOO_FEW and "3 diverged" in found.line
 
 
+def of_examples(values: Sequence[int], examples: str = "e") -> Outcomes:
+    """Predictions of examples that are all of class 1."""
+    return Outcomes("class", np.array(values), np.ones(len(values), int), examples)
+
+
+def test_examples_are_told_where_both_sides_have_the_same_ones() -> None:
+    a, b = of_examples([1] * 9 + [0]), of_examples([0] * 9 + [1])
+    cells = {
+        ("a", "x"): Measured({1: 0.9, 2: 0.9}, outcomes={1: a, 2: a}.get),
+        ("b", "x"): Measured({1: 0.1, 2: 0.1}, outcomes={1: b, 2: of_examples([0] * 10, "other")}.get),
+    }
+    (found,) = judge(spec({"kind": "greater"}), cells, "small")
+    assert found.verdict == TOO_FEW, "examples decide nothing"
+    assert found.numbers.endswith("Per example: 1 lost, 9 won, McNemar p = 0.021 (seed 1)")
+    assert [(one.seed, one.n, one.p) for one in found.examples] == [(1, 10, pytest.approx(22 / 1024))]
+    (alone,) = judge(spec({"kind": "greater"}), {**cells, ("b", "x"): Measured({1: 0.1})}, "small")
+    assert not alone.examples and "example" not in alone.numbers
+
+
+def test_of_several_columns_the_sums_are_told() -> None:
+    claim = {"name": "c", "text": "t", "kind": "greater", "row": "a", "than": "b"}
+    table = {"title": "t", "rows": [{"label": "a"}, {"label": "b"}], "columns": [{"label": "x"}, {"label": "y"}]}
+    sides = {"a": of_examples([1, 1, 0]), "b": of_examples([0, 1, 1])}
+    cells = {(row, column): Measured({7: 0.5}, outcomes={7: sides[row]}.get) for row in "ab" for column in "xy"}
+    (found,) = judge(TypeAdapter(TableConfig).validate_python({**table, "claims": [claim]}), cells, "small")
+    assert found.numbers.endswith("Per example of 2 columns: 2 lost, 2 won (seed 7)") and len(found.examples) == 2
+
+
+def two_columns(**claim: Any) -> TableConfig:
+    columns = [{"label": "W8A8", "figure": "w8a8"}, {"label": "Float", "figure": "float"}]
+    columns.append({"label": "norm", "figure": "outliers.max_inf_norm", "higher_is_better": False})
+    made = {"name": "c", "text": "t", "kind": "less", "row": "a", **claim}
+    return TypeAdapter(TableConfig).validate_python(
+        {"title": "t", "rows": [{"label": "a"}], "columns": columns, "claims": [made]}
+    )
+
+
+def test_two_columns_of_one_row() -> None:
+    claims = two_columns(columns=["W8A8"], than_columns=["Float"])
+    float_ = [0.9, 0.91, 0.92]
+    lost = [value - 0.1 - off for value, off in zip(float_, (0.0, 0.001, 0.002), strict=True)]
+    cells = {("a", name): Measured(dict(enumerate(v))) for name, v in (("W8A8", lost), ("Float", float_))}
+    (found,) = judge(claims, cells, "small")
+    assert found.verdict == CONFIRMED and found.numbers.startswith("a on W8A8 is worse than a on Float by 0.101")
+    (missing,) = judge(claims, {**cells, ("a", "Float"): Measured({0: 0.9}, missing=(1,))}, "small")
+    assert missing.numbers == "No record yet: a on Float (seed 1)"
+
+
+@pytest.mark.parametrize(
+    ("claim", "words"),
+    [
+        ({}, "compares 'a' with itself"),
+        ({"columns": ["W8A8"], "than_columns": ["W8A8"]}, "compares 'a' with itself"),
+        ({"columns": ["W8A8"], "than_columns": ["Flaot"]}, "unknown column 'Flaot'; did you mean Float"),
+        ({"than_columns": ["Float"]}, "one of than_columns for each of columns"),
+        ({"columns": ["W8A8"], "than_columns": ["norm"]}, "all show a metric, or all another number"),
+    ],
+)
+def test_columns_that_cannot_be_compared_are_refused(claim: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        two_columns(**claim)
+
+
+def test_one_tested_claim_needs_no_correction() -> None:
+    (claim,) = spec({"kind": "less"}).claims
+    assert holm([Verdict(claim, CONFIRMED, "n", 0.04)])[0].line.endswith("n, p = 0.04.")
+
+
 def test_holm_takes_back_what_only_one_test_confirms() -> None:
     claims = spec({"kind": "less"}, {"kind": "less"}, {"kind": "less"}, {"kind": "equal"}).claims
     made = [Verdict(claim, CONFIRMED, "n", p) for claim, p in zip(claims, (0.04, 0.001, 0.03, None), strict=True)]
     assert [one.verdict for one in holm(made)] == [TOO_FEW, CONFIRMED, TOO_FEW, CONFIRMED]
-    assert "by Holm over 3 0.003" in holm(made)[1].line
+    assert "p = 0.001 (0.003 after Holm's correction for 3 claims)" in holm(made)[1].line

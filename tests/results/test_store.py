@@ -51,7 +51,7 @@ def test_the_keys_of_a_record_are_a_contract(make: Make) -> None:
 def test_every_key_is_documented() -> None:
     page = Path(__file__).parents[2] / "docs" / "record.md"
     text = page.read_text(encoding="utf-8")
-    names = [field.name for kind in (Record, Metric) for field in fields(kind)]
+    names = [*Record("0" * 16, "finished", {}, {}).to_dict(), *(field.name for field in fields(Metric))]
     assert [name for name in names if f"`{name}`" not in text] == []
 
 
@@ -229,6 +229,17 @@ def test_the_same_cell_in_two_tables_counts_once(store: Store, make: Make) -> No
     assert len(store.query()) == 1
     assert len(store.query({"table": "other"})) == 1
     assert store.find(record.cell_id[:5]).cell_id == record.cell_id
+
+
+def test_the_same_cell_with_unlike_figures_is_told(store: Store, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    record = make(float=math.nan)
+    copy = replace(record, config={**record.config, "table": "other"})
+    store.save(record)
+    store.save(copy)
+    assert len(store.query()) == 1 and not caplog.records
+    store.save(replace(copy, metrics=make(float=64.0).metrics))
+    assert math.isnan(store.query()[0].metrics["float"]["perplexity"].value)
+    assert f"cell {record.cell_id} has unlike figures in tables adhoc and other; the first is used" in caplog.text
 
 
 def test_what_is_no_record_is_left_alone(store: Store, make: Make) -> None:

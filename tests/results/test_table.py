@@ -302,3 +302,22 @@ def test_what_else_was_evaluated_parts_no_rows_and_is_chosen_as_a_metric(make: M
     assert table.caption.startswith("Perplexity@ptb of") and texts(table)[1][2] == "300.0"
     groups = group([plain, both], ["method"])[1]
     assert len({one.block for one in groups}) == 1
+
+
+def test_two_records_of_one_seed_that_disagree_are_told(make: Make) -> None:
+    one, other = make(float=65.0), make(float=65.0, w8a8=66.0, changes={"quant.bits": ["w8a8", "w4a4"]})
+    assert not any("disagree" in note for note in build([one, other]).notes)
+    figure = replace(other.metrics["float"]["perplexity"], value=64.0)
+    unlike = replace(other, metrics={**other.metrics, "float": {"perplexity": figure}})
+    (told,) = [note for note in build([one, unlike]).notes if "disagree" in note]
+    shown = max(one, unlike, key=lambda record: record.cell_id)
+    assert told == f"method=vanilla: 2 records of seed 1000 disagree on float ↓; shown is {shown.cell_id[:8]}."
+    assert build([one, unlike]).cells[0][2].text == f"{shown.metrics['float']['perplexity'].value:.2f}"
+
+
+def test_records_of_uncommitted_files_and_of_two_scales_are_told(make: Make) -> None:
+    dirty = replace(make(float=65.0), provenance={"git": {"commit": "c", "dirty": True}})
+    table = build([dirty, make(float=60.0, changes={"scale": "medium"})])
+    assert "1 of 2 records come from a checkout with changes that were not committed." in table.notes
+    assert table.caption.endswith("scale=medium and small") and table.row_keys[0] == "scale"
+    assert "1 of" not in " ".join(build([make(float=65.0)]).notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from qexp.conf.errors import RunError, UserError
 from qexp.conf.schema import ExperimentConfig
 from qexp.methods.base import BaseMethod
+from qexp.results import outcomes
 from qexp.results.schema import Record
 from qexp.results.store import Store
 from qexp.runner.experiment import run_experiment
@@ -52,7 +54,14 @@ def test_record_holds_every_setting_and_how_it_came_about(configure: Configure) 
     assert record.training["steps"] == 6
     assert {"max_inf_norm", "avg_kurtosis"} <= set(record.outliers["summary"])
     assert record.provenance["data_fingerprint"]
-    assert Store(Path(cfg.results_dir)).load(record.cell_id) == record
+    kept = Store(Path(cfg.results_dir)).load(record.cell_id)
+    assert kept == record
+    for setting, by_name in kept.metrics.items():
+        windows = outcomes.read(kept, setting, "perplexity")
+        assert windows is not None and windows.kind == "loss", setting
+        assert windows.references.sum() == by_name["perplexity"].n
+        mean = windows.values.astype(float).sum() / windows.references.sum()
+        assert math.exp(mean) == pytest.approx(by_name["perplexity"].value, rel=1e-5)  # kept in float32
 
 
 def test_a_finished_cell_is_not_run_again(configure: Configure) -> None:

@@ -157,7 +157,10 @@ CHARS = "task=wikitext2_chars"
             [CHARS, "model=charlm_conv", "task.overlap=128"],
             "task.overlap=128 leaves nothing to score of windows of 128",
         ),
-        (["task=wikitext2", "model=tiny_gpt2", "task.overlap=4"], "only windows of characters overlap"),
+        (
+            ["task=wikitext2", "model=tiny_gpt2", "task.overlap=4"],
+            "only windows of characters and of questions overlap",
+        ),
         ([CHARS, "model=charlm_conv", "eval.ood=true", "task.ood=[ptb]"], "is of characters, and other distributions"),
         (
             ["task=wikitext2", "model=tiny_gpt2", "eval.ood=true", "task.ood=[wikitext2_chars]"],

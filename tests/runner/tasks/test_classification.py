@@ -103,6 +103,16 @@ def test_a_wrong_network_is_scored_as_wrong(tmp_path: Path, make: Callable[..., 
     assert [batch["attention_mask"].shape[0] for batch in always_zero.batches] == [3, 1]
 
 
+def test_predictions_are_told_apart_by_their_examples(tmp_path: Path, make: Callable[..., Task], scripted: Any) -> None:
+    write_glue(tmp_path, "sst2", train=[0, 1], validation=[1, 1, 1, 0])
+    always_zero = scripted(lambda ids: torch.tensor([[1.0, 0.0]]).expand(len(ids), 2))
+    found = {size: make("sst2").measure(always_zero, size, "cpu")[1][""] for size in (1, 3)}
+    assert found[1].examples == found[3].examples, "whatever the batches"
+    assert (found[3].kind, found[3].values.tolist(), found[3].references.tolist()) == ("class", [0] * 4, [1, 1, 1, 0])
+    fewer = make("sst2", eval_examples=3).measure(always_zero, 3, "cpu")[1][""]
+    assert fewer.examples != found[3].examples
+
+
 def test_mnli_is_evaluated_on_both_sets(tmp_path: Path, make: Callable[..., Task], scripted: Any) -> None:
     write_glue(tmp_path, "mnli", train=[0], validation_matched=[0, 0, 1, 2], validation_mismatched=[0, 1, 2])
     always_zero = scripted(lambda ids: torch.tensor([[1.0, 0.0, 0.0]]).expand(len(ids), 3))
