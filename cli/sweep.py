@@ -78,7 +78,7 @@ def resume(
     """
     from qexp.runner.sweep.folder import find_sweep
     from qexp.runner.sweep.plan import changes
-    from qexp.runner.sweep.settings import check_continuation, compose_settings, gone_on, split
+    from qexp.runner.sweep.settings import check_continuation, compose_settings, gone_on, require_library, split
 
     given = [*([sweep_id] if "=" in sweep_id else []), *(settings or [])]
     folder = find_sweep(Path(results_dir), "" if "=" in sweep_id else sweep_id)
@@ -87,6 +87,7 @@ def resume(
         raise UserError(f"{experiments[0]}: a sweep goes on as it was planned; another one is `qexp sweep` with it")
     searched = compose_settings([text for text in own if not text.startswith("launcher")]).sweep
     check_continuation(searched, folder.plan.search)
+    require_library(folder.plan.search)
     if different := changes(folder.plan):
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""
         raise UserError(

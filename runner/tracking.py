@@ -42,7 +42,7 @@ VALIDATION = "validation/"
 class Tracker(Protocol):
     """Receives a run's figures while it goes on. Closed once, whatever happened."""
 
-    validate_every: int | None
+    validate_every: int | None = None
     """Steps between figures of the network as it is so far, which cost an evaluation each; None for none."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None: ...

@@ -57,7 +57,12 @@ def check_search(search: SearchConfig, space: Space) -> None:
         raise UserError(f"sweep.search={search.search}: nothing to search; give a key values (a,b) or interval(a,b)")
     if search.prune and search.search != "optuna":
         raise UserError("sweep.prune=true needs sweep.search=optuna")
-    if search.search == "optuna" and find_spec("optuna") is None:
+    require_library(search)
+
+
+def require_library(search: SearchConfig | None) -> None:
+    """Raise ``UserError`` where a search needs Optuna and it is not installed."""
+    if search is not None and search.search == "optuna" and find_spec("optuna") is None:
         raise UserError("sweep.search=optuna needs Optuna: pip install 'qexp[optuna]'")
 
 

@@ -254,3 +254,18 @@ def test_null_and_wandb_trackers_have_the_same_methods() -> None:
     names = {name for name in vars(tracking.Tracker) if not name.startswith("_")}
     for tracker in (NullTracker, WandbTracker):
         assert {name for name in vars(tracker) if not name.startswith("_")} == names
+
+
+def test_a_run_is_named_by_its_cell_but_in_a_wandb_sweep_by_its_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    started: list[dict[str, Any]] = []
+    monkeypatch.setattr(wandb, "init", lambda **settings: started.append(settings))
+    monkeypatch.setenv("WANDB_RUN_ID", "agent123")
+    for sweep in ("", "sweep456"):
+        monkeypatch.setenv("WANDB_SWEEP_ID", sweep)
+        make_tracker(config(tmp_path), "0" * 16).log({}, step=1)
+    assert [settings["id"] for settings in started] == ["0" * 16, "agent123"]
+    assert {(settings["group"], settings["job_type"]) for settings in started} == {(None, "vanilla")}
