@@ -20,8 +20,16 @@ from typing import Any
 from measure import Report, Result
 from tables import markdown
 
-BENCHMARKS = ("startup", "finished_cell", "training_loop", "fake_quantized_step", "quantized_training", "blockwise")
-BENCHMARKS += ("low_precision_training", "unit_scaled_step", "integer_training", "int8_gemm", "int8_model", "int8_gpu")
+BENCHMARKS = ("startup", "finished_cell", "many_records", "training_loop", "fake_quantized_step", "quantized_training")
+BENCHMARKS += (
+    "blockwise",
+    "low_precision_training",
+    "unit_scaled_step",
+    "integer_training",
+    "int8_gemm",
+    "int8_model",
+    "int8_gpu",
+)
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, REFERENCE = ROOT / "docs" / "performance.md", ROOT / "results" / "reference"
 FIGURES, GPU_FIGURES = REFERENCE / "performance.json", REFERENCE / "performance_gpu.json"
