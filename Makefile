@@ -25,7 +25,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 quickstart: $(VENV)/.ready ## Make the environment, then fine-tune, quantize and compare two methods on embedded data
 	$(QEXP) reproduce quickstart results_dir=$(RESULTS)
 
-test: $(VENV)/.ready ## Make the environment, then run every test
+# Ray is large, and only its tests want it.
+$(VENV)/.test: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet $(PINS) -e '.[ray]' || echo "no Ray to be had: its tests are skipped"
+	@touch $@
+
+test: $(VENV)/.test ## Make the environment, then run every test
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 lint: $(VENV)/.ready ## Check formatting and lint

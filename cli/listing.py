@@ -20,6 +20,7 @@ KINDS = {
     "quant": "quant",
     "train": "train",
     "tracking": "tracking",
+    "launchers": "launcher",
 }
 EPILOG = "[bold]Examples[/]\n\nqexp list\n\nqexp list methods\n\nqexp list models --json"
 

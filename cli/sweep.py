@@ -78,22 +78,22 @@ def resume(
     """
     from qexp.runner.sweep.folder import find_sweep
     from qexp.runner.sweep.plan import changes
-    from qexp.runner.sweep.settings import check_continuation, compose_settings, split
+    from qexp.runner.sweep.settings import check_continuation, compose_settings, gone_on, split
 
     given = [*([sweep_id] if "=" in sweep_id else []), *(settings or [])]
     folder = find_sweep(Path(results_dir), "" if "=" in sweep_id else sweep_id)
     experiments, own = split(given)
     if experiments:
         raise UserError(f"{experiments[0]}: a sweep goes on as it was planned; another one is `qexp sweep` with it")
-    check_continuation(compose_settings(own).sweep, folder.plan.search)
+    searched = compose_settings([text for text in own if not text.startswith("launcher")]).sweep
+    check_continuation(searched, folder.plan.search)
     if different := changes(folder.plan):
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""
         raise UserError(
             f"sweep {folder.plan.sweep_id[:8]} would be another one today: {'; '.join(different[:3])}{more}. Its "
             f"records stay; start the new one with: {folder.plan.command}"
         )
-    extended = folder.extended(compose_settings(own).sweep.trials)
-    launch(extended, [*folder.settings(folder.launch()), *own], quiet)
+    launch(folder.extended(searched.trials), gone_on(folder.settings(folder.launch()), own), quiet)
 
 
 def launch(folder: SweepFolder, settings: Sequence[str], quiet: bool) -> None:

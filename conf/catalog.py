@@ -10,6 +10,8 @@ from pathlib import Path
 
 GROUPS = ("method", "model", "task", "quant", "train", "scale", "tracking")
 """Groups of one experiment, in the order in which they are shown."""
+SWEEP_GROUPS = ("launcher",)
+"""Groups of a sweep's own settings."""
 SCALES = ("smoke", "small", "medium", "paper")
 _COMMAND = re.compile(r"^`?(qexp [a-z]+\b[^`]*)`?$")
 

@@ -28,6 +28,9 @@ LATER_SUBKEYS: dict[str, dict[str, Any]] = {
 }
 """Keys that came after the first records, each with the value that holds for those: at it, no part of the cell id."""
 
+LATER_PRETRAIN_KEYS: dict[str, Any] = {"settings": {}}
+"""The same of ``model.pretrain``, where there is one."""
+
 EVALUATION_KEYS = ("quant", "eval", "ood")
 """Top-level keys that act only after training: configurations that differ only here share one trained model."""
 

@@ -14,7 +14,9 @@ from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=False)
 
-Objective = Literal["causal_lm", "masked_lm", "classification", "regression", "image_classification"]
+Objective = Literal[
+    "causal_lm", "masked_lm", "classification", "regression", "image_classification", "question_answering"
+]
 ScalingRole = Literal["attention_norm", "ffn_norm", "value", "up", "ffn_hidden"]
 """Where a scale for each channel can fold into the weights around it (not everywhere in every family)."""
 ScalingRoles = Annotated[tuple[ScalingRole, ...], Field(min_length=1)]
@@ -48,7 +50,10 @@ class PlantConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class PretrainConfig:
-    """Training of a model from scratch, without any method, before the run proper: on which text, and how long."""
+    """Training of a model from scratch before the run proper: on which text, and how long.
+
+    Without any method but one that only starts from scratch (``unit_scaling``), which both trainings have.
+    """
 
     task: str
     """The name of a running text, or a folder of one."""
@@ -56,6 +61,8 @@ class PretrainConfig:
     """The recipe; null: ``pretrain_clm`` or ``pretrain_mlm``, as the family asks."""
     max_steps: Positive | None = None
     """Instead of the recipe's."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Further values of ``train`` instead of the recipe's: ``learning_rate``, ``precision``."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -135,14 +142,14 @@ class TaskConfig:
     """What is learnt and measured.
 
     ``kind``: ``text`` (running text; causal or masked language modelling), ``characters`` (running text, of which every
-    next character is predicted), ``glue``, ``pydocs_text`` and ``pydocs_labels`` (made from the Python standard
-    library's documentation).
+    next character is predicted), ``glue``, ``squad`` (questions whose answers stand in a text), ``pydocs_text`` and
+    ``pydocs_labels`` (made from the Python standard library's documentation).
     ``images`` are classified, and so are the ``digits`` that scikit-learn ships.
     ``path`` and ``subset`` are the hub's names; with ``data_dir`` the same splits are read as parquet below it.
     """
 
     name: str
-    kind: Literal["text", "characters", "glue", "pydocs_text", "pydocs_labels", "images", "digits"]
+    kind: Literal["text", "characters", "glue", "squad", "pydocs_text", "pydocs_labels", "images", "digits"]
     path: str | None = None
     subset: str | None = None
     folder: str | None = None
@@ -151,13 +158,12 @@ class TaskConfig:
     joined_by: str | None = None
     """Running text by tokens only: join the rows with this and tokenise them as one text (published WikiText
     perplexities use a blank line). Null tokenises every row with its special tokens."""
-    objective: Literal["auto", "causal_lm", "masked_lm", "classification", "regression", "image_classification"] = (
-        "auto"
-    )
+    objective: Literal["auto"] | Objective = "auto"
     max_length: Annotated[int, Field(ge=4)] = 128
     """Tokens of one example or window; of images settled: their patches and the class token."""
     overlap: Annotated[int, Field(ge=0)] = 0
-    """Characters only: how many of a window's first ones belong to the window before too, and are not scored again."""
+    """Characters: how many of a window's first ones belong to the window before too, and are not scored again.
+    Questions: how many tokens of the text two neighbouring windows share."""
     mask_probability: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
     train_examples: Positive | None = None
     """Use only the first N training examples (after a seeded shuffle); all when null."""

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from qexp.conf.schema import STRICT, Positive
 
 SETTINGS = ("launcher", "sweep")
 """Top-level keys of a sweep's own settings, beside those of its experiments."""
+
+
+def _share_or_whole(gpus: float) -> float:
+    if gpus > 1 and gpus % 1:
+        raise ValueError("a share of one GPU, or whole ones")
+    return gpus
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -47,6 +53,24 @@ class SlurmConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class RayConfig:
+    """``workers`` actors, and what each of them asks of the cluster."""
+
+    name: Literal["ray"]
+    address: str | None = None
+    """``HOST:PORT`` or ``auto`` of a cluster of which this machine is a node; ``local`` starts one of this machine
+    alone, as null does unless there is RAY_ADDRESS."""
+    workers: Positive = 1
+    cpus: Positive = 1
+    gpus: Annotated[float, Field(ge=0.0, allow_inf_nan=False), AfterValidator(_share_or_whole)] = 0.0
+    """A share below 1 lets workers have a GPU together."""
+    memory: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 4.0
+    """GiB, which Ray reserves and does not enforce."""
+    extra: dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    """Custom resources of the cluster."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class SearchConfig:
     """Which cells a sweep has. All but ``trials`` and ``max_crashes`` are part of what sweep it is."""
 
@@ -65,11 +89,14 @@ class SearchConfig:
     """A cell in which so many processes died, in one launch of the sweep, has failed."""
 
 
+AnyLauncher = LauncherConfig | SlurmConfig | RayConfig
+
+
 @dataclass(frozen=True, config=STRICT)
 class SweepConfig:
-    launcher: LauncherConfig | SlurmConfig
+    launcher: AnyLauncher
     sweep: SearchConfig = Field(default_factory=SearchConfig)
 
 
-LAUNCHERS: dict[str, type] = {"local": LauncherConfig, "slurm": SlurmConfig}
+LAUNCHERS: dict[str, type] = {"local": LauncherConfig, "slurm": SlurmConfig, "ray": RayConfig}
 """``launcher=NAME`` -> what its settings must fit."""

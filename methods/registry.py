@@ -74,6 +74,11 @@ def trained_with(choices: Sequence[MethodChoice]) -> tuple[MethodChoice, ...]:
     return acting or (MethodChoice(BASELINE),)
 
 
+def from_scratch_only(choices: Sequence[MethodChoice]) -> tuple[MethodChoice, ...]:
+    """Those of the methods that trained weights have to be trained with: a method's ``Settings`` may say so."""
+    return tuple(one for one in choices if getattr(settings_class(one.name), "from_scratch_only", False))
+
+
 def quantizes_training(choices: Sequence[MethodChoice]) -> bool:
     """Whether one of the methods trains with quantizers; a method's ``Settings`` may say so, and then has ``bits``."""
     return any(getattr(settings_class(choice.name), "quantizes_training", False) for choice in choices)

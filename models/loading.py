@@ -69,7 +69,7 @@ def load_model(
             config = _checkpoint_config(checkpoint, family, objective, num_labels)
         fit_head(config, objective, num_labels, tokenizer)
         if objective != "image_classification":
-            _check_sizes(config, objective, tokenizer, max_length)
+            check_sizes(config, objective, tokenizer, max_length)
         network = network_class(objective)
         model = scratch_model(config, network) if checkpoint is None else _read(checkpoint, config, network)
     return finish(model, family)
@@ -80,7 +80,8 @@ def network_class(objective: Objective) -> Any:
     import transformers
 
     names = {"masked_lm": "AutoModelForMaskedLM", "causal_lm": "AutoModelForCausalLM"}
-    names["image_classification"] = "AutoModelForImageClassification"
+    names |= {"image_classification": "AutoModelForImageClassification"}
+    names |= {"question_answering": "AutoModelForQuestionAnswering"}
     return getattr(transformers, names.get(objective, "AutoModelForSequenceClassification"))
 
 
@@ -91,6 +92,8 @@ def check_objective(family: str, objective: Objective) -> None:
     if (family in IMAGE_FAMILIES) != (objective == "image_classification"):
         what = "sees images" if family in IMAGE_FAMILIES else "reads text"
         raise UserError(f"objective {objective} does not fit the {family} family, which {what}")
+    if objective == "question_answering" and family not in MASKED_FAMILIES:
+        raise UserError(f"{family} models find no answers: choose one of {', '.join(MASKED_FAMILIES)}, as model=minilm")
     other = {"masked_lm": CAUSAL_FAMILIES, "causal_lm": MASKED_FAMILIES}.get(objective, ())
     if family in other:
         right = "causal_lm" if objective == "masked_lm" else "masked_lm"
@@ -101,6 +104,8 @@ def fit_head(config: Any, objective: Objective, num_labels: int | None, tokenize
     """Write into ``config`` what the head needs: labels, loss, and the padding token that it skips at the end."""
     if hasattr(config, "use_cache"):
         config.use_cache = False  # nothing here generates, and a cache costs memory in every forward pass
+    if objective == "question_answering":
+        config.num_labels = 2  # start and end
     if objective not in PROBLEM_TYPES:
         return
     if num_labels is None:
@@ -128,7 +133,12 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def finish(model: Any, family: str) -> Any:
-    """Float32, evaluation mode, and GPT-2's positions counted over real tokens only."""
+    """Float32, evaluation mode, GPT-2's positions counted over real tokens only, answers' scores as ``logits``."""
+    from qexp.models.adapters._common import swap_class
+    from qexp.models.spans import SpanLogits
+
+    if type(model).__name__.endswith("ForQuestionAnswering"):
+        swap_class(model, SpanLogits)
     if family == "gpt2":
         model.base_model.register_forward_pre_hook(_count_real_positions, with_kwargs=True)
     return model.float().eval()
@@ -175,7 +185,8 @@ def check_labels(config: Any, objective: Objective, num_labels: int | None) -> N
         )
 
 
-def _check_sizes(config: Any, objective: Objective, tokenizer: Any, max_length: int) -> None:
+def check_sizes(config: Any, objective: Objective, tokenizer: Any, max_length: int) -> None:
+    """Raises UserError for a length or a vocabulary that the network has no room for."""
     if max_length > usable_positions(config):
         raise UserError(
             f"task.max_length={max_length} is longer than the model's {usable_positions(config)} positions: "

@@ -12,7 +12,7 @@ from typing import Any
 from qexp.conf.errors import UserError
 from qexp.conf.schema import Objective
 from qexp.models.folders import new_folder
-from qexp.models.loading import check_labels, check_objective, finish, fit_head, network_class, seeded
+from qexp.models.loading import check_labels, check_objective, check_sizes, finish, fit_head, network_class, seeded
 from qexp.models.quiet import quiet
 from qexp.models.sites import AdaptedModel
 from qexp.models.sources import PATCH_LAYER_NORM, Checkpoint, first_line, read_config
@@ -107,6 +107,54 @@ def load_saved(
     _read_weights(adapted, Path(folder, WEIGHTS))
     adapted.module.eval()
     return adapted, settings
+
+
+def with_new_head(
+    folder: Path | str, objective: Objective, num_labels: int | None, tokenizer: Any, max_length: int, seed: int
+) -> Any:
+    """A network of the saved model's dimensions with the head of ``objective`` and random weights, not yet adapted.
+
+    For a method that brings it into the form in which its weights were trained; :func:`read_body` reads them then.
+    Raises UserError as :func:`~qexp.models.loading.load_model` does.
+    """
+    from transformers import AutoConfig
+
+    with quiet(), seeded(seed):
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        check_objective(config.model_type, objective)
+        check_labels(config, objective, num_labels)
+        fit_head(config, objective, num_labels, tokenizer)
+        check_sizes(config, objective, tokenizer, max_length)
+        return finish(network_class(objective).from_config(config), config.model_type)
+
+
+def read_body(adapted: AdaptedModel, folder: Path | str) -> None:
+    """Give ``adapted`` the saved weights of its body, and of its head too where the saved one is of the same kind.
+
+    Only a head and a pooler may stay as they are. Raises UserError for a weight of the body that is missing, too many,
+    or of another shape.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    network: Any = adapted.module
+    path, same = (
+        Path(folder, WEIGHTS),
+        read_config(Checkpoint(str(folder)))["architectures"] == [type(network).__name__],
+    )
+    if same:
+        _read_weights(adapted, path)
+        return
+    inside = f"{network.base_model_prefix}."
+    try:
+        saved = {name: weight for name, weight in load_file(path).items() if name.startswith(inside)}
+        report = network.load_state_dict(saved, strict=False)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{str(path)!r} does not fit the model and its methods: {first_line(error)}") from error
+    missing = [name for name in report.missing_keys if name.startswith(inside)]
+    unfit = [name for name in (*missing, *report.unexpected_keys) if ".pooler." not in name]
+    if unfit:
+        raise UserError(f"{str(path)!r} does not fit the model and its methods: {unfit[0]!r} is in one of them only")
 
 
 def _saved_config(checkpoint: Checkpoint, objective: Objective, num_labels: int | None) -> Any:

@@ -36,6 +36,8 @@ FORMATS: dict[str, dict[str, Format]] = {
     "fp8": {"weight": E4M3FNUZ, "activation": E4M3FNUZ, "gradient": E5M2FNUZ},
 }
 """What a tensor of each kind is cast to: in FP8 training parameters' gradients are not."""
+QUESTIONS = "ForQuestionAnswering"
+"""transformers' name for the loss of networks that find answers."""
 _INSIDE_ATTENTION = ("scores", "probs", "probability", "rescale")
 
 Statistics = dict[str, Any]
@@ -76,6 +78,8 @@ def random_batch(model: AdaptedModel, rows: int, length: int) -> dict[str, Tenso
     if network.loss_type == "ForSequenceClassification":
         labels = torch.randint(max(config.num_labels, 2), (rows,), generator=generator)
         labels = labels.float() if config.problem_type == "regression" else labels
+    if network.loss_type == QUESTIONS:
+        labels = torch.randint(length, (rows, 2), generator=generator)
     return {"input_ids": tokens.to(device), "labels": labels.to(device)}
 
 
@@ -119,9 +123,16 @@ def _add_parameters(found: Scales, model: AdaptedModel, gradients: Mapping[str, 
 
 
 def _unseen_biases(model: AdaptedModel) -> set[str]:
-    """Biases of keys, which move all scores of a row alike: no softmax sees them, and rounding is their gradient."""
+    """Biases that move all that one softmax is of alike: it does not see them, and rounding is their gradient.
+
+    Keys' in attention; and where the softmax is over a sequence's tokens, what is added to each of them last.
+    """
     keys = {info.key for info in model.attention} - {info.value for info in model.attention}
-    return {f"{linear.module}.bias" for linear in model.linears if linear.output in keys}
+    unseen = {linear.module for linear in model.linears if linear.output in keys}
+    network: Any = model.module
+    if network.loss_type == QUESTIONS:
+        unseen |= {"qa_outputs", model.sites.activations()[-1].module}
+    return {f"{module}.bias" for module in unseen}
 
 
 def _place(model: AdaptedModel, path: str) -> str:

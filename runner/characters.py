@@ -19,9 +19,10 @@ def settle_characters(config: ExperimentConfig, asked: Collection[str]) -> Exper
     """
     task, model = config.task, config.model
     if task.kind != "characters":
-        if task.overlap:
+        if task.overlap and task.kind != "squad":
             raise UserError(
-                f"task.overlap={task.overlap}: only windows of characters overlap; task={task.name} has none"
+                f"task.overlap={task.overlap}: only windows of characters and of questions overlap; task={task.name} "
+                "has neither"
             )
         return config
     if task.joined_by is not None:

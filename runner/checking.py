@@ -61,6 +61,7 @@ def check(data: Mapping[str, Any], methods: Mapping[str, dict[str, Any]]) -> Exp
     if config.eval.integer:
         check_executable(config.quant)
     _check_arithmetic(config)
+    _check_family(config)
     return config
 
 
@@ -70,6 +71,19 @@ def _check_arithmetic(config: ExperimentConfig) -> None:
     if floats and (config.eval.integer or in_integers(config.method)):
         other = "eval.integer=true" if config.eval.integer else "a method that multiplies integers"
         raise UserError(f"method={floats[0]} computes in floating point only, so {other} cannot stand beside it")
+
+
+def _check_family(config: ExperimentConfig) -> None:
+    """A method whose ``Settings`` list ``families`` has no part for others; of ``auto`` it shows later."""
+    model = config.model
+    for choice in config.method:
+        known = getattr(settings_class(choice.name), "families", (model.family,))
+        if model.family not in (*known, "auto"):
+            raise UserError(
+                f"method={choice.name} has forms of {', '.join(known)} models' embeddings, blocks and heads, and "
+                f"model={model.name} is of the {model.family} family, for which they are not worked out: choose "
+                "another model, as model=tiny_bert, or another method"
+            )
 
 
 def check_executable(quant: QuantConfig) -> None:

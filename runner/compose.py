@@ -26,7 +26,7 @@ from qexp.conf.schema import (
     TaskConfig,
     TrainConfig,
 )
-from qexp.methods.registry import quantizes_training
+from qexp.methods.registry import from_scratch_only, quantizes_training
 from qexp.models.sources import MASKED_FAMILIES, family_of, is_pretrained
 from qexp.results.select import flatten
 from qexp.runner import choices
@@ -61,7 +61,11 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
         config = _settle(tree, request, implied)
     asked = [value.key for value in request.values]
     config = settle_precision(settle_images(settle_characters(config, asked), asked), asked)
-    config = settle_pretraining(config, lambda name: _further_task(name, config), lambda name: _recipe_of(name, config))
+    config = settle_pretraining(
+        config,
+        lambda name: _further_task(name, config),
+        lambda name, settings: _recipe_of(name, settings, config, implied),
+    )
     return settle_ood(config, asked, lambda name: _further_task(name, config))
 
 
@@ -107,10 +111,19 @@ def _further_task(name: str, config: ExperimentConfig) -> TaskConfig:
     return _settle(_compose_groups(request), request, {}).task
 
 
-def _recipe_of(name: str, config: ExperimentConfig) -> TrainConfig:
-    """The recipe that ``train=name`` would choose at the scale of ``config``."""
-    request = Request(groups={"train": known("train", name), "scale": config.scale}, values=())
-    return _settle(_compose_groups(request), request, {}).train
+def _recipe_of(
+    name: str, settings: Mapping[str, Any], config: ExperimentConfig, implied: Mapping[str, Any]
+) -> TrainConfig:
+    """The recipe that ``train=name`` would choose at the scale of ``config``, with ``settings`` in place of its own.
+
+    ``implied`` by the methods, it holds here too where the pretraining has them.
+    """
+    values = tuple(Value(f"train.{key}", value) for key, value in settings.items())
+    request = Request(groups={"train": known("train", name), "scale": config.scale}, values=values)
+    own = from_scratch_only(config.method)
+    shared = {key: value for key, value in implied.items() if own and key.startswith("train.")}
+    train = _settle(_compose_groups(request), request, shared).train
+    return settle_precision(replace(config, train=train, method=own), [value.key for value in values]).train
 
 
 def _with_bits(choice: MethodChoice, quant: QuantConfig) -> MethodChoice:
@@ -205,8 +218,9 @@ def resolve_objective(config: ExperimentConfig) -> Objective:
         return "image_classification"
     if task.objective == "image_classification":
         raise UserError(f"task.objective=image_classification: task={task.name} has no images")
-    if task.kind in ("glue", "pydocs_labels"):
+    if task.kind in ("glue", "squad", "pydocs_labels"):
         natural: Objective = "regression" if task.subset == "stsb" else "classification"
+        natural = "question_answering" if task.kind == "squad" else natural
         return natural if task.objective == "auto" else task.objective
     if task.objective != "auto" and model.family == "auto":
         return task.objective
@@ -221,7 +235,7 @@ def _recipe(config: ExperimentConfig) -> str:
     objective = config.task.objective
     if objective == "image_classification" and not is_pretrained(config.model):
         return "train_images"
-    if objective in ("classification", "regression", "image_classification"):
+    if objective in ("classification", "regression", "image_classification", "question_answering"):
         return "finetune"
     if config.task.kind == "characters":
         return "pretrain_chars"

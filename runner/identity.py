@@ -12,6 +12,7 @@ from typing import Any
 from qexp.conf.identity import (
     EVALUATION_KEYS,
     EVALUATION_SUBKEYS,
+    LATER_PRETRAIN_KEYS,
     LATER_SUBKEYS,
     QUANT_EVALUATION_SUBKEYS,
     VOLATILE_KEYS,
@@ -66,6 +67,8 @@ def _identity(cfg: ExperimentConfig) -> dict[str, Any]:
     ]
     for group, later in LATER_SUBKEYS.items():
         config[group] = _without_implied(config[group], later)
+    if pretrain := config["model"].get("pretrain"):
+        config["model"]["pretrain"] = _without_implied(pretrain, LATER_PRETRAIN_KEYS)
     if further := config.pop("ood"):
         config["ood"] = [_without_implied(task, LATER_SUBKEYS["task"]) for task in further]
     if config.pop("pretraining"):

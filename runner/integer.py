@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 DEFINITION = (
     "executed minus simulated, both run on the same batches of the evaluation set; metric: difference of the primary "
     "metric; logits: absolute differences over every logit of the attended positions; argmax agreement: share of these "
-    "positions (n) whose largest logit is the same; control: the same of the simulation in float64 against that in "
-    "float32, on the first batches"
+    "positions (n; of questions: of starts and ends) whose largest logit is the same; control: the same of the "
+    "simulation in float64 against that in float32, on the first batches"
 )
 CONTROL_BATCHES = 2
 """Batches on which the simulation is run in float64 too: how far rounding alone moves this network."""
@@ -93,16 +93,22 @@ class LogitGap:
 
     def __init__(self) -> None:
         self._largest = self._total = 0.0
-        self._positions = self._same = self._width = 0
+        self._positions = self._same = self._width = self._logits = 0
 
     def update(self, simulated: Tensor, executed: Tensor, attended: Tensor | None) -> None:
-        """Take in [B, C], one position an example, or [B, T, C], of which ``attended`` [B, T] says which count."""
+        """Take in [B, C], one position an example, or [B, T, C], of which ``attended`` [B, T] says which count.
+
+        Of questions [B, 2, T]: start and end are positions, and the attended tokens their classes.
+        """
         if simulated.ndim == 2:
             self._add(simulated, executed)
             return
         for row, (expected, found) in enumerate(zip(simulated, executed, strict=True)):
-            kept = slice(None) if attended is None else attended[row].bool()
-            self._add(expected[kept], found[kept])
+            if attended is not None:
+                axis = 0 if len(expected) == len(attended[row]) else 1
+                kept = attended[row].nonzero().flatten()
+                expected, found = expected.index_select(axis, kept), found.index_select(axis, kept)
+            self._add(expected, found)
 
     def _add(self, simulated: Tensor, executed: Tensor) -> None:
         """[N, C] each: one row of a batch, since all differences of a batch at once are as large as its logits."""
@@ -112,13 +118,14 @@ class LogitGap:
         self._largest = max(self._largest, float(apart.amax()))
         self._total += float(apart.sum(dtype=torch.float64))
         self._same += int((executed.argmax(-1) == simulated.argmax(-1)).sum())
-        self._positions, self._width = self._positions + len(apart), apart.shape[-1]
+        self._positions, self._logits = self._positions + len(apart), self._logits + apart.numel()
+        self._width = apart.shape[-1]
 
     def result(self) -> dict[str, Any]:
         """``argmax_agreement`` is None for a regression: one output is always the largest."""
         return {
             "logits_max_abs": self._largest,
-            "logits_mean_abs": self._total / (self._positions * self._width),
+            "logits_mean_abs": self._total / self._logits,
             "argmax_agreement": self._same / self._positions if self._width > 1 else None,
             "n": self._positions,
         }

@@ -5,9 +5,10 @@ Any run of the same ``model.pretrain`` and seed starts from the same trained net
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import (
@@ -19,15 +20,19 @@ from qexp.conf.schema import (
     TaskConfig,
     TrainConfig,
 )
-from qexp.methods.registry import BASELINE
+from qexp.methods.registry import BASELINE, from_scratch_only
 from qexp.models.sources import MASKED_FAMILIES, family_of
 from qexp.runner.ood import RUNNING_TEXT, without_running_text
 
 
 def settle_pretraining(
-    config: ExperimentConfig, task_of: Callable[[str], TaskConfig], recipe_of: Callable[[str], TrainConfig]
+    config: ExperimentConfig,
+    task_of: Callable[[str], TaskConfig],
+    recipe_of: Callable[[str, Mapping[str, Any]], TrainConfig],
 ) -> ExperimentConfig:
-    """``config`` with ``pretraining`` settled from ``model.pretrain``. ``task_of`` and ``recipe_of`` know names.
+    """``config`` with ``pretraining`` settled from ``model.pretrain``.
+
+    ``task_of`` knows names, and ``recipe_of`` names and the values that take the place of the recipe's.
 
     Raises ``UserError`` for a model that is trained already, and for what cannot be learnt from scratch.
     """
@@ -39,7 +44,7 @@ def settle_pretraining(
     objective: Objective = "masked_lm" if family_of(model) in MASKED_FAMILIES else "causal_lm"
     recipe = wanted.train or f"pretrain_{objective[0]}lm"
     try:
-        task, train = task_of(wanted.task), recipe_of(recipe)
+        task, train = task_of(wanted.task), recipe_of(recipe, wanted.settings)
     except UserError as error:
         raise UserError(f"model.pretrain: {error}") from None
     if task.kind not in RUNNING_TEXT:
@@ -52,11 +57,11 @@ def settle_pretraining(
 
 
 def pretraining_run(config: ExperimentConfig) -> ExperimentConfig:
-    """The run, without any method, whose trained network ``config`` starts from."""
+    """The run whose trained network ``config`` starts from: without any method but those that it must have had."""
     assert config.pretraining is not None
     return replace(
         config,
-        method=(MethodChoice(BASELINE),),
+        method=from_scratch_only(config.method) or (MethodChoice(BASELINE),),
         model=replace(config.model, pretrain=None, plant_outliers=None),
         task=config.pretraining.task,
         train=config.pretraining.train,

@@ -19,7 +19,7 @@ from qexp.models.adapt import adapt
 from qexp.models.images import PixelFormat
 from qexp.models.loading import is_pretrained, load_model
 from qexp.models.planting import plant_outliers
-from qexp.models.saving import load_saved, save_model
+from qexp.models.saving import is_saved, load_saved, read_body, read_settings, save_model, with_new_head
 from qexp.models.sites import AdaptedModel
 from qexp.runner.batches import calibration_batches
 from qexp.runner.identity import home_of, partial_of
@@ -59,7 +59,31 @@ def acting(methods: Sequence[BaseMethod]) -> tuple[BaseMethod, ...]:
 
 def context_of(cfg: ExperimentConfig) -> Context:
     quant = replace(cfg.quant, weight_step_ratio=1.0)
-    return Context(cfg.task.max_length, is_pretrained(cfg.model), quant, cfg.train.max_steps, cfg.train.dropout)
+    pretrained = is_pretrained(cfg.model) and own_start(cfg) is None
+    return Context(cfg.task.max_length, pretrained, quant, cfg.train.max_steps, cfg.train.dropout)
+
+
+def own_start(cfg: ExperimentConfig) -> Path | None:
+    """The folder of the weights that training starts from, where they were trained with the run's own methods.
+
+    None where they were not, or are drawn. Raises ``UserError`` for weights of the same methods with other settings.
+    """
+    wanted = registry.from_scratch_only(cfg.method)
+    start = origin(cfg)
+    if not wanted or start.path is None or not is_saved(start.path):
+        return None
+    saved = [MethodChoice(**one) for one in read_settings(start.path)["methods"]]
+    if not registry.from_scratch_only(saved):
+        return None
+    told, found = _by_name(wanted), _by_name(saved)
+    if told != found:
+        raise UserError(f"{start.path} was trained with {found}, and this run has {told}: the two must be alike")
+    return Path(start.path)
+
+
+def _by_name(choices: Sequence[MethodChoice]) -> dict[str, dict[str, Any]]:
+    """Method -> all of its settings, those that were left out too."""
+    return {one.name: asdict(registry.validate(one.name, one.settings)) for one in choices}
 
 
 def prepare_methods(model: AdaptedModel, methods: Sequence[BaseMethod], context: Context) -> Surgery:
@@ -125,12 +149,15 @@ def prepared_network(
     cfg: ExperimentConfig, task: Task, tokenizer: PreTrainedTokenizerBase | PixelFormat
 ) -> tuple[AdaptedModel, tuple[BaseMethod, ...], Surgery]:
     """The network before its first step with the methods in place, all of the methods, and what they changed."""
-    methods = create_methods(cfg.method)
-    network = load_model(origin(cfg), task.objective, task.num_labels, tokenizer, cfg.task.max_length, cfg.seed)
-    model = adapt(network)
+    methods, own = create_methods(cfg.method), own_start(cfg)
+    wanted = task.objective, task.num_labels, tokenizer, cfg.task.max_length, cfg.seed
+    model = adapt(load_model(origin(cfg), *wanted) if own is None else with_new_head(own, *wanted))
     if cfg.model.plant_outliers is not None:
         plant_outliers(model, cfg.model.plant_outliers)
-    return model, methods, prepare_methods(model, acting(methods), context_of(cfg))
+    surgery = prepare_methods(model, acting(methods), context_of(cfg))
+    if own is not None:
+        read_body(model, own)
+    return model, methods, surgery
 
 
 def _calibrate(
@@ -161,7 +188,7 @@ def own_settings(cfg: ExperimentConfig, facts: dict[str, Any]) -> dict[str, Any]
     return {
         "methods": [asdict(choice) for choice in methods],
         "max_length": cfg.task.max_length,
-        "pretrained": is_pretrained(cfg.model),
+        "pretrained": context_of(cfg).pretrained,
         **quant,
         "training": facts,
     }

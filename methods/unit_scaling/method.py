@@ -31,7 +31,8 @@ class UnitScaling(BaseMethod):
             raise UserError(
                 "method=unit_scaling starts from random weights: pretrained ones divided by their standard deviations "
                 "would need factors of their own, and no factor undoes what nonlinear functions and weighted residual "
-                "sums then make of them; choose a model from scratch, as model=tiny_gpt2"
+                "sums then make of them; choose a model from scratch, as model=tiny_gpt2, or have it trained "
+                "unit-scaled first, with model.pretrain.task=wikitext2"
             )
         set_dropout(model.module, context.dropout)
         self._length = context.max_length

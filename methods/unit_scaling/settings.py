@@ -37,7 +37,9 @@ class Settings:
     """``vectors``: of biases and gains divided by size^1/2, as the authors' character models. Null: ``vectors``
     (paper), ``u_mup`` (u_mup)."""
 
-    only_in_float = True  # no annotation: it is no setting
+    only_in_float = True  # no annotation: it is no setting, as the next two
+    from_scratch_only = True
+    families = ("bert", "gpt2", "llama", "charlm")
 
     def __post_init__(self) -> None:
         if self.weight_gradient_exponent not in EXPONENTS:

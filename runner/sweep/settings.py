@@ -20,6 +20,12 @@ def split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     return [text for text in overrides if text not in own], own
 
 
+def gone_on(before: Sequence[str], given: Sequence[str]) -> list[str]:
+    """The settings of a sweep that goes on: those of ``before``, but none of its launcher where another is given."""
+    another = any(text.startswith("launcher=") for text in given)
+    return [*(text for text in before if not (another and text.startswith("launcher"))), *given]
+
+
 def compose_settings(overrides: Sequence[str]) -> SweepConfig:
     """The checked settings of a sweep. Raises ``UserError`` for an unknown launcher or key, or a wrong value."""
     values = parse(overrides).values

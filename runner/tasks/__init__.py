@@ -13,6 +13,7 @@ from qexp.runner.tasks.classification import LabelledTask
 from qexp.runner.tasks.corpus import Corpus, load_corpus, load_evaluated_text
 from qexp.runner.tasks.image_corpus import ImageCorpus, load_images
 from qexp.runner.tasks.language import LanguageTask
+from qexp.runner.tasks.questions import QuestionTask
 
 __all__ = ["Corpus", "ImageCorpus", "Task", "build_further", "build_task", "load_corpus", "load_images"]
 
@@ -39,6 +40,8 @@ def build_task(
     if objective not in possible:
         raise UserError(f"task.objective={objective} is not possible with task={cfg.name}; use {' or '.join(possible)}")
     kind: type[TokenTask] = LanguageTask if corpus.objective_default is None else LabelledTask
+    if cfg.kind == "squad":
+        kind = QuestionTask
     if cfg.kind == "characters":
         kind = CharacterTask
     return kind(cfg, corpus, tokenizer, objective, max_length, seed, cache_dir)

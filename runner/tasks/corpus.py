@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import Objective, TaskConfig
-from qexp.runner.tasks import pydocs
+from qexp.runner.tasks import pydocs, squad
 from qexp.runner.tasks.glue import GLUE
 from qexp.runner.tasks.sources import Columns, load_splits
 
@@ -35,8 +37,8 @@ class Corpus:
 
     @property
     def num_labels(self) -> int | None:
-        """Outputs of a classifier; 1 for regression, None for running text."""
-        if self.objective_default is None:
+        """Outputs of a classifier; 1 for regression, None for running text and for questions."""
+        if self.objective_default in (None, "question_answering"):
             return None
         return len(self.label_names) if self.label_names else 1
 
@@ -59,9 +61,16 @@ class Corpus:
             for column, values in sorted(columns.items()):
                 digest.update(f"\0{split}\0{column}\0{len(values)}\0".encode())
                 for value in values:
-                    text = value if isinstance(value, str) else repr(float(value))
+                    text = _as_text(value)
                     digest.update(f"{len(text)}:{text}".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:16]
+
+
+def _as_text(value: Any) -> str:
+    """A text, a label or a question's answers as what a fingerprint is made of."""
+    if isinstance(value, Mapping):
+        return json.dumps(value, sort_keys=True)
+    return value if isinstance(value, str) else repr(float(value))
 
 
 def load_evaluated_text(cfg: TaskConfig, data_dir: str | None) -> Corpus:
@@ -80,9 +89,12 @@ def load_corpus(cfg: TaskConfig, data_dir: str | None) -> Corpus:
     corpus = _LOADERS[cfg.kind](cfg, data_dir)
     for split in corpus.eval_splits:
         corpus.split(split)
-    if corpus.objective_default is not None:
+    if corpus.num_labels is not None:
         _check_labels(corpus)
     _check_texts(corpus)
+    if corpus.objective_default == "question_answering":
+        splits = {split: squad.checked(corpus.name, split, rows) for split, rows in corpus.splits.items()}
+        return replace(corpus, splits=splits)
     return corpus
 
 
@@ -115,10 +127,18 @@ def _load_pydocs_labels(cfg: TaskConfig, data_dir: str | None) -> Corpus:
     return Corpus(cfg.name, "classification", ("text",), names, splits, (cfg.eval_split,), pydocs.origin())
 
 
+def _load_squad(cfg: TaskConfig, data_dir: str | None) -> Corpus:
+    wanted = dict.fromkeys(("train", cfg.eval_split))
+    splits = load_splits(cfg, data_dir, squad.COLUMNS, wanted, squad.SQUAD_READERS)
+    texts = (squad.QUESTION, squad.CONTEXT)
+    return Corpus(cfg.name, "question_answering", texts, None, splits, (cfg.eval_split,), f"data of task={cfg.name}")
+
+
 _LOADERS = {
     "text": _load_text,
     "characters": _load_text,
     "glue": _load_glue,
+    "squad": _load_squad,
     "pydocs_text": _load_pydocs_text,
     "pydocs_labels": _load_pydocs_labels,
 }

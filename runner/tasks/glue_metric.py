@@ -33,7 +33,12 @@ class GlueMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no type
 
 
 def compute(task: str, predictions: Any, references: Any) -> dict[str, float]:
-    """The task's metrics, leaving no file behind (``evaluate`` keeps a cache folder per metric otherwise)."""
+    """The task's metrics."""
+    return computed(GlueMetric, task, predictions, references)
+
+
+def computed(kind: type[Any], config: str | None, predictions: Any, references: Any) -> dict[str, float]:
+    """An ``evaluate.Metric``'s values, leaving no file behind (else ``evaluate`` keeps a cache folder per metric)."""
     with tempfile.TemporaryDirectory() as folder:
-        metric = GlueMetric(task, keep_in_memory=True, cache_dir=folder)
+        metric = kind(config, keep_in_memory=True, cache_dir=folder)
         return dict(metric.compute(predictions=predictions, references=references))

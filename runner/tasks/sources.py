@@ -14,6 +14,8 @@ from qexp.conf.schema import IMAGE_KINDS, TaskConfig
 
 Columns = Mapping[str, Sequence[Any]]
 """One split: column name -> values, all of one length."""
+Reader = Callable[[Path, Sequence[str]], Columns]
+"""Reads the named columns of one file."""
 
 EMBEDDED = "task=pydocs or task=pydocs_labels, which need no data"
 HUB_TIMEOUT_SECONDS = 5.0
@@ -26,15 +28,20 @@ _log = logging.getLogger(__name__)
 
 
 def load_splits(
-    cfg: TaskConfig, data_dir: str | None, columns: Sequence[str], wanted: Iterable[str]
+    cfg: TaskConfig,
+    data_dir: str | None,
+    columns: Sequence[str],
+    wanted: Iterable[str],
+    readers: Mapping[str, Reader] | None = None,
 ) -> dict[str, Columns]:
     """Those of the ``wanted`` splits that exist, with the given columns, as lists.
 
-    A local folder goes before the hub. Raises ``UserError`` where neither has the data.
+    A local folder goes before the hub; ``readers`` are those of its files by suffix, :data:`READERS` where None. Raises
+    ``UserError`` where neither has the data.
     """
     folder = find_folder(cfg, data_dir)
     if folder is not None:
-        return read_folder(folder, columns, wanted)
+        return read_folder(folder, columns, wanted, readers or READERS)
     if cfg.path is not None:
         return read_hub(cfg, columns, wanted)
     raise UserError(f"task={cfg.name} has no data: give task.folder=<folder of train*.parquet, .jsonl or .txt files>")
@@ -57,22 +64,24 @@ def find_folder(cfg: TaskConfig, data_dir: str | None) -> Path | None:
     return found
 
 
-def read_folder(folder: Path, columns: Sequence[str], wanted: Iterable[str]) -> dict[str, Columns]:
+def read_folder(
+    folder: Path, columns: Sequence[str], wanted: Iterable[str], readers: Mapping[str, Reader]
+) -> dict[str, Columns]:
     """Splits by file name (``train-00000-of-00003.parquet``, ``dev.jsonl``, ``test.txt``).
 
     Where no file is named after a split, all rows in order of file names are one text: its last tenth is cut into
     validation and test.
     """
-    files = sorted(path for path in folder.iterdir() if path.suffix in READERS)
+    files = sorted(path for path in folder.iterdir() if path.suffix in readers)
     if not files:
-        raise UserError(f"{folder} holds no .parquet, .jsonl or .txt file")
+        raise UserError(f"{folder} holds no {', '.join([*readers][:-1])} or {[*readers][-1]} file")
     by_split: dict[str, list[Path]] = {}
     for path in files:
         if name := split_of(path.stem):
             by_split.setdefault(name, []).append(path)
     if not by_split:
-        return _cut(_read_files(files, columns), folder)
-    return {name: _read_files(by_split[name], columns) for name in wanted if name in by_split}
+        return _cut(_read_files(files, columns, readers), folder)
+    return {name: _read_files(by_split[name], columns, readers) for name in wanted if name in by_split}
 
 
 def split_of(name: str) -> str | None:
@@ -90,10 +99,10 @@ def _cut(rows: Columns, folder: Path) -> dict[str, Columns]:
     return {split: {c: values[a:b] for c, values in rows.items()} for split, (a, b) in ends.items()}
 
 
-def _read_files(files: Sequence[Path], columns: Sequence[str]) -> Columns:
+def _read_files(files: Sequence[Path], columns: Sequence[str], readers: Mapping[str, Reader]) -> Columns:
     rows: dict[str, list[Any]] = {column: [] for column in columns}
     for path in files:
-        for column, values in READERS[path.suffix](path, columns).items():
+        for column, values in readers[path.suffix](path, columns).items():
             rows[column].extend(values)
             if None in values:
                 raise UserError(f"{path}: column {column!r} is empty in row {list(values).index(None)}")
@@ -146,7 +155,7 @@ def _read_lines(path: Path) -> list[str]:
         raise UserError(f"{path} is not readable as UTF-8 text: {_first_line(error)}") from error
 
 
-READERS: dict[str, Callable[[Path, Sequence[str]], Columns]] = {
+READERS: dict[str, Reader] = {
     ".parquet": _read_parquet,
     ".jsonl": _read_jsonl,
     ".txt": _read_text,
@@ -207,7 +216,8 @@ def _unreachable(cfg: TaskConfig) -> str:
 def _local_form(cfg: TaskConfig) -> str:
     if cfg.folder is None:
         return "give task.folder=<folder of train*.parquet, .jsonl or .txt files>"
-    return f"set QEXP_DATA_DIR to a folder that holds {cfg.folder}/train*.parquet"
+    official = " or the official train*.json" if cfg.kind == "squad" else ""
+    return f"set QEXP_DATA_DIR to a folder that holds {cfg.folder}/train*.parquet{official}"
 
 
 def _first_line(error: Exception) -> str:

@@ -27,6 +27,7 @@ def test_bash_splits_words_at_the_equals_sign() -> None:
         ("qexp run method = ga", "gated_attention"),
         ("qexp run mod", "model="),
         ("qexp show --sites seed=1 model = minil", "minilm"),
+        ("qexp sweep launcher = r", "ray"),
         ("qexp list mod", "models"),
     ],
 )

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from qexp.conf.catalog import GROUPS, SCALES, choices, did_you_mean, entry, folder
+from qexp.conf.catalog import GROUPS, SCALES, SWEEP_GROUPS, choices, did_you_mean, entry, folder
 
-EVERY_CHOICE = [(group, name) for group in (*GROUPS, "table") for name in choices(group)]
+EVERY_CHOICE = [(group, name) for group in (*GROUPS, *SWEEP_GROUPS, "table") for name in choices(group)]
 
 
 def test_scales_from_the_smallest_up():

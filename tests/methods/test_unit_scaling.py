@@ -15,6 +15,8 @@ from qexp.methods.base import Context
 from qexp.methods.registry import create, validate
 from qexp.methods.unit_scaling.functional import rules_of, tau_of
 from qexp.models.adapt import adapt
+from qexp.models.unit_scaled.families import FAMILIES
+from qexp.runner.compose import compose
 from qexp.runner.optimizer import parameter_groups
 
 CONTEXT = Context(8, pretrained=False)
@@ -69,6 +71,13 @@ def test_constraint_and_exponent_can_be_chosen() -> None:
 def test_wrong_settings_are_refused(wrong: dict[str, Any], why: str) -> None:
     with pytest.raises(UserError, match=why):
         settings(**wrong)
+
+
+def test_families_without_a_form_are_refused_before_anything_is_loaded() -> None:
+    assert validate("unit_scaling", {}).families == tuple(FAMILIES)
+    refused = r"forms of bert, gpt2, llama, charlm models' .* model=tiny_vit is of the vit family"
+    with pytest.raises(UserError, match=refused):
+        compose(["method=unit_scaling", "model=tiny_vit", "task=digits"])
 
 
 def test_pretrained_weights_are_refused_with_the_reason(network: Callable[..., Any]) -> None:

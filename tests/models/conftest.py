@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModelForQuestionAnswering as AutoQuestions
 from transformers import AutoModelForSequenceClassification as AutoClassifier
 
 torch.set_num_threads(1)  # these networks are too small to share
@@ -22,6 +23,7 @@ HEADS_OF = {
     "base": AutoModel,
     "language": {**dict.fromkeys(ENCODERS, AutoModelForMaskedLM), **dict.fromkeys(DECODERS, AutoModelForCausalLM)},
     "classifier": AutoClassifier,
+    "questions": dict.fromkeys(ENCODERS, AutoQuestions),
 }
 _COMMON = {"vocab_size": VOCAB, "pad_token_id": PAD, "num_labels": 3}
 _BERT = {
@@ -65,6 +67,8 @@ def _make(family: str, head: str, items: tuple[tuple[str, Any], ...]) -> Any:
     auto = HEADS_OF[head]
     if isinstance(auto, dict):
         auto = auto[family]
+    if head == "questions":
+        config.num_labels = 2
     model = auto.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in model.parameters():

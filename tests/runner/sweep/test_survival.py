@@ -1,12 +1,15 @@
-"""A real sweep whose worker, and then whose parent, is killed without warning."""
+"""A real sweep whose worker, and then whose parent, is killed without warning; another of Ray's, cancelled too."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -73,3 +76,28 @@ def test_killed_workers_and_a_killed_parent_cost_no_record(text_folder: Path, tm
     assert Watch(folder, folder.launch()).look().counts() == {"finished": 2}
     claims = Claims(folder.claims)
     assert not any(claims.holder(name) for name in claims.names())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'qexp[ray]'")
+def test_a_killed_worker_a_cancellation_and_another_launcher_cost_no_record(text_folder: Path, tmp_path: Path) -> None:
+    """The worker is killed in the first cell; after the second has begun the sweep is cancelled, and ends locally."""
+    runs = tmp_path / "runs"
+    words = [word for word in command(text_folder) if word != "launcher.threads=1"]
+    ray = [*words, "launcher=ray", "launcher.memory=1.0"]
+    with subprocess.Popen([*PROGRAM, *ray], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
+        wait_for(lambda: list(runs.glob("trained/*.partial/checkpoint-*/sealed.json")))
+        folder = find_sweep(runs)
+        first, second = folder.plan.cells
+        holder = Claims(folder.claims).holder(f"cell-{first.cell_id}")
+        assert holder is not None
+        os.kill(holder.pid, signal.SIGKILL)
+        wait_for(lambda: ("started", second.cell_id) in [(event.kind, event.cell) for event in events(folder)])
+        subprocess.run([*PROGRAM, "cancel"], cwd=tmp_path, check=True, capture_output=True)
+        out, err = parent.communicate(timeout=120)
+    assert (parent.returncode, out.count(b"\n")) == (130, 1), err.decode()
+    kinds = [event.kind for event in events(folder) if event.cell == first.cell_id]
+    assert kinds == ["started", "lost", "started", "finished"]
+    resumed = subprocess.run([*PROGRAM, "resume", "launcher=local"], cwd=tmp_path, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.strip().endswith("2 cells: 2 finished")

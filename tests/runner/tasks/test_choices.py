@@ -13,13 +13,14 @@ TEXTS = {"wikitext2", "wikitext2_raw", "ptb", "books", "encyclopedia", "text_fol
     "bookcorpus_wiki40b",
 }
 CHARACTERS = {"wikitext2_chars", "wikitext103_chars"}
+QUESTIONS = {"squad", "squad_v2"}
 IMAGES = {"digits", "cifar10", "imagenet", "image_folder"}
 TEXTUAL = [name for name in choices("task") if name not in IMAGES]
-LENGTHS = {"wikitext2_raw": 512, **dict.fromkeys(CHARACTERS, 256)}
+LENGTHS = {"wikitext2_raw": 512, **dict.fromkeys(CHARACTERS, 256), **dict.fromkeys(QUESTIONS, 384)}
 
 
 def test_there_is_a_choice_for_every_task() -> None:
-    assert set(choices("task")) == TEXTS | set(GLUE) | {"pydocs_labels"} | CHARACTERS | IMAGES
+    assert set(choices("task")) == TEXTS | set(GLUE) | {"pydocs_labels"} | QUESTIONS | CHARACTERS | IMAGES
 
 
 @pytest.mark.parametrize("scale", SCALES)
