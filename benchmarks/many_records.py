@@ -69,7 +69,7 @@ def cpu_seconds(command: list[str]) -> float:
     return after.children_user - before.children_user + after.children_system - before.children_system
 
 
-def measure(turns: int = 5) -> Report:
+def measure(turns: int = 3) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder) / "runs"
         fill(runs)
