@@ -27,7 +27,7 @@ def phase(blocks: int) -> tuple[float, float]:
     from qexp.methods.base import Context
     from qexp.methods.registry import create
     from qexp.models.adapt import adapt
-    from qexp.runner.provenance import Stopwatch
+    from qexp.runner.stopwatch import Stopwatch
 
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -66,7 +66,7 @@ def peak_megabytes(quantized: bool, steps: int = 2) -> float:
     import transformers.models.bert.modeling_bert  # noqa: F401  (its memory is not the step's)
 
     import qexp.models.quantization  # noqa: F401
-    from qexp.runner.provenance import Stopwatch
+    from qexp.runner.stopwatch import Stopwatch
 
     before = psutil.Process().memory_info().rss
     with Stopwatch() as watch:

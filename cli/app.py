@@ -33,6 +33,7 @@ from qexp.cli.sweep import EPILOG as SWEEP_EXAMPLES
 from qexp.cli.sweep import resume, sweep
 from qexp.cli.table import EPILOG as TABLE_EXAMPLES
 from qexp.cli.table import table
+from qexp.cli.track import track
 from qexp.conf.errors import RunError, UserError
 
 app = typer.Typer(
@@ -75,6 +76,7 @@ app.command("status", epilog=STATUS_EXAMPLES)(status)
 app.command("resume")(resume)
 app.command("cancel")(cancel)
 app.command("logs", epilog=LOGS_EXAMPLES)(logs)
+app.add_typer(track, name="track")
 app.command("config", epilog=CONFIG_EXAMPLES)(config)
 app.command("list", epilog=LIST_EXAMPLES)(list_choices)
 app.command("show", epilog=SHOW_EXAMPLES)(show)

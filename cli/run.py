@@ -80,7 +80,7 @@ def _sweep(overrides: list[str], quiet: bool, as_json: bool) -> None:
 def execute(config: ExperimentConfig, store: Store, progress: ProgressReporter) -> Record:
     """Run one experiment with its tracker, keeping standard output free. Ctrl-C says how to go on; exit code 130."""
     from qexp.runner.experiment import run_experiment
-    from qexp.runner.provenance import cell_id
+    from qexp.runner.identity import cell_id
     from qexp.runner.tracking import make_tracker
 
     tracker, code = make_tracker(config, cell_id(config)), 1

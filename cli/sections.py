@@ -92,8 +92,8 @@ def _published_alone(name: str, spec: TableConfig, scale: str) -> Table | None:
 
 
 def _found(name: str, library: Library, scale: str) -> tuple[Cells, Found]:
+    from qexp.runner.identity import cell_id
     from qexp.runner.plan import cells
-    from qexp.runner.provenance import cell_id
 
     configs = cells(name, [f"scale={scale}"])
     return configs, {place: library.find(cell_id(config)) for place, config in configs.items()}

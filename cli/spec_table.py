@@ -31,8 +31,8 @@ def spec_table(name: str, cells: Cells, find: Find, command: str) -> Table:
         UserError: if a list of experiments has no record at all, or records do not fit the specification.
     """
     from qexp.results.ledger import ledger_note
+    from qexp.runner.identity import cell_id
     from qexp.runner.plan import load_table
-    from qexp.runner.provenance import cell_id
 
     spec = load_table(name)
     found = {place: find(cell_id(config)) for place, config in cells.items()}

@@ -38,7 +38,7 @@ def status(
     if every:
         for path in all_sweeps(Path(results_dir)):
             folder = SweepFolder.open(path)
-            typer.echo(f"{_counted(folder)}  {' '.join(folder.plan.overrides)}")
+            typer.echo(f"{_counted(folder)}  {folder.plan.command.removeprefix('qexp sweep').strip()}")
         return
     folder = find_sweep(Path(results_dir), sweep_id)
     snapshot = _look(folder)
@@ -48,6 +48,7 @@ def status(
     from rich.console import Console
 
     from qexp.cli.progress import duration
+    from qexp.cli.sweep import show_best
     from qexp.cli.sweep_view import cells_table
 
     console = Console()
@@ -56,6 +57,7 @@ def status(
     console.print(
         f"sweep {_counted(folder)}{f', about {duration(left)} left' if left else ''}", highlight=False, soft_wrap=True
     )
+    show_best(folder, snapshot)
 
 
 def cancel(sweep_id: SweepId = "", results_dir: ResultsDir = "runs") -> None:
@@ -116,6 +118,9 @@ def _counted(folder: Any) -> str:
 def _as_json(folder: Any, snapshot: Snapshot) -> dict[str, Any]:
     from dataclasses import asdict
 
+    from qexp.runner.sweep.objective import best_of
+
+    best = best_of(folder, snapshot)
     cells = [
         {
             "cell_id": state.cell.cell_id,
@@ -133,5 +138,6 @@ def _as_json(folder: Any, snapshot: Snapshot) -> dict[str, Any]:
         "cancelled": folder.cancelled(),
         "counts": snapshot.counts(),
         "seconds_left": snapshot.seconds_left(),
+        "best": best.as_json() if best else None,
         "cells": cells,
     }

@@ -57,7 +57,7 @@ def _print_head(console: Console, record: Record) -> None:
 
 def _baseline(record: Record, store: Store) -> Record | None:
     """The record of the same experiment without its methods, if it was run."""
-    from qexp.runner.provenance import cell_id
+    from qexp.runner.identity import cell_id
     from qexp.runner.rerun import baseline_of
 
     config = baseline_of(record.config)

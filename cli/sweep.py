@@ -22,6 +22,7 @@ EPILOG = (
     "[bold]Examples[/]\n\n"
     "qexp sweep method=vanilla,gated_attention 'seed=range(0,3)'\n\n"
     "qexp sweep method=qat,\\[qat,gated_attention] 'quant.bits=\\[w8a8],\\[w4a8]' --dry-run\n\n"
+    "qexp sweep 'train.learning_rate=tag(log,interval(1e-5,1e-3))' sweep.search=optuna sweep.trials=20\n\n"
     "qexp sweep --file sweep.yaml launcher.workers=4 launcher.threads=2\n\n"
     "a,b and range(0,5) are several values; \\[a,b] is one, a list. Every combination is a cell with a record of its "
     "own. The same command again goes on; qexp resume does too, qexp status shows how far it is."
@@ -38,10 +39,12 @@ def sweep(
     file: File = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
     quiet: Quiet = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Hand it to W&B instead, whose agents run it.")] = False,
 ) -> None:
     """Run every combination of several values, in parallel: launcher.workers processes, each with its own cores.
 
-    A cell that has a record is not run again. Ctrl-C checkpoints what runs.
+    With sweep.search=random or optuna, sweep.trials of them. A cell that has a record is not run again. Ctrl-C
+    checkpoints what runs.
     """
     from qexp.runner.sweep.expand import read_file
     from qexp.runner.sweep.folder import SweepFolder
@@ -52,6 +55,8 @@ def sweep(
     plan, _ = plan_sweep(words)
     if dry_run:
         _show_plan(SweepFolder.of(plan))
+    elif wandb:
+        _hand_over(SweepFolder.create(plan))
     else:
         launch(SweepFolder.create(plan), split(words)[1], quiet)
 
@@ -73,20 +78,22 @@ def resume(
     """
     from qexp.runner.sweep.folder import find_sweep
     from qexp.runner.sweep.plan import changes
-    from qexp.runner.sweep.settings import split
+    from qexp.runner.sweep.settings import check_continuation, compose_settings, split
 
     given = [*([sweep_id] if "=" in sweep_id else []), *(settings or [])]
     folder = find_sweep(Path(results_dir), "" if "=" in sweep_id else sweep_id)
     experiments, own = split(given)
     if experiments:
         raise UserError(f"{experiments[0]}: a sweep goes on as it was planned; another one is `qexp sweep` with it")
+    check_continuation(compose_settings(own).sweep, folder.plan.search)
     if different := changes(folder.plan):
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""
         raise UserError(
             f"sweep {folder.plan.sweep_id[:8]} would be another one today: {'; '.join(different[:3])}{more}. Its "
-            f"records stay; start the new one with: qexp sweep {' '.join(folder.plan.overrides)}"
+            f"records stay; start the new one with: {folder.plan.command}"
         )
-    launch(folder, [*folder.settings(folder.launch()), *own], quiet)
+    extended = folder.extended(compose_settings(own).sweep.trials)
+    launch(extended, [*folder.settings(folder.launch()), *own], quiet)
 
 
 def launch(folder: SweepFolder, settings: Sequence[str], quiet: bool) -> None:
@@ -117,8 +124,29 @@ def _show_plan(folder: SweepFolder) -> None:
 
     snapshot = Watch(folder, 1).look()
     for state in snapshot.cells:
-        typer.echo(f"{state.cell.cell_id}  {state.status:<9} {state.cell.label}")
+        if state.cell.cell_id:
+            typer.echo(f"{state.cell.cell_id}  {state.status:<9} {state.cell.label}")
+    if folder.plan.proposes:
+        for line in _space(folder.plan.overrides):
+            typer.echo(line)
+        typer.echo("Optuna proposes each cell when its turn comes, from the figures of those before", err=True)
     typer.echo(f"sweep {folder.plan.sweep_id[:8]}: {_counted(snapshot)}", err=True)
+
+
+def _hand_over(folder: SweepFolder) -> None:
+    from qexp.runner.sweep.wandb_sweep import register, write_wandb
+
+    path = write_wandb(folder)
+    typer.echo(f"written: {path}")
+    agent = register(path)
+    typer.echo(f"start agents with: {agent}" if agent else f"no W&B login here; after one: wandb sweep {path}")
+
+
+def _space(overrides: Sequence[str]) -> list[str]:
+    from qexp.runner.sweep.expand import axes
+    from qexp.runner.sweep.space import described
+
+    return [f"{key}: {what}" for key, what in described(axes(overrides)).items()]
 
 
 def _counted(snapshot: Snapshot) -> str:
@@ -133,14 +161,23 @@ def _report(folder: SweepFolder, outcome: Outcome, quiet: bool) -> None:
                 typer.echo(folder.store.path(state.cell.table, state.cell.cell_id))
     else:
         typer.echo(f"sweep {folder.plan.sweep_id[:8]}: {_counted(outcome.snapshot)}")
+        show_best(folder, outcome.snapshot)
     for state in outcome.snapshot.cells:
         if state.status in ("failed", "diverged"):
             print(f"qexp: {_failure(state)}", file=sys.stderr)
     if outcome.stopped:
         print("qexp: stopped; `qexp resume` goes on from the last checkpoints", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
-    if any(state.status != "finished" for state in outcome.snapshot.cells):
+    if any(state.status not in ("finished", "pruned") for state in outcome.snapshot.cells):
         raise typer.Exit(1)
+
+
+def show_best(folder: SweepFolder, snapshot: Snapshot) -> None:
+    """Of a search, a line for its best cell so far."""
+    from qexp.runner.sweep.objective import BIAS, best_of
+
+    if (best := best_of(folder, snapshot)) is not None:
+        typer.echo(f"{best}\n{BIAS}")
 
 
 def _failure(state: CellState) -> str:

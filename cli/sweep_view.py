@@ -17,7 +17,14 @@ from qexp.runner.sweep.folder import SweepFolder
 from qexp.runner.sweep.sizing import Slot
 from qexp.runner.sweep.state import CellState, Snapshot
 
-STYLES = {"finished": "green", "running": "cyan", "waiting": "dim", "failed": "red", "diverged": "red"}
+STYLES = {
+    "finished": "green",
+    "running": "cyan",
+    "waiting": "dim",
+    "failed": "red",
+    "diverged": "red",
+    "pruned": "yellow",
+}
 MOST_ROWS = 12
 """Running cells that are shown at once."""
 
@@ -57,7 +64,6 @@ class LineView(SilentView):
     def __init__(self, folder: SweepFolder, console: Console):
         self._console = console
         self._name = folder.plan.sweep_id[:8]
-        self._labels = {cell.cell_id: cell.label for cell in folder.plan.cells}
 
     def plan(self, snapshot: Snapshot, slots: Sequence[Slot]) -> None:
         done = sum(state.settled for state in snapshot.cells)
@@ -68,16 +74,17 @@ class LineView(SilentView):
         )
 
     def show(self, snapshot: Snapshot, events: list[Event]) -> None:
+        labels = {state.cell.cell_id: state.cell.label for state in snapshot.cells}
         for event in events:
-            if event.cell in self._labels:
-                self._line(self._told(event, snapshot))
+            if event.cell and event.cell in labels:
+                self._line(self._told(event, labels[event.cell], snapshot))
 
-    def _told(self, event: Event, snapshot: Snapshot) -> str:
+    def _told(self, event: Event, label: str, snapshot: Snapshot) -> str:
         took = f" in {duration(event.seconds)}" if event.seconds is not None else ""
         why = f": {event.message}" if event.message else ""
         done = sum(state.settled for state in snapshot.cells)
         left = f", {done} of {len(snapshot.cells)}{_left(snapshot)}" if event.kind in ("finished", "diverged") else ""
-        return f"{event.kind} {self._labels[event.cell]}{took}{why}{left}"
+        return f"{event.kind} {label}{took}{why}{left}"
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -48,6 +48,19 @@ class SlurmConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class SearchConfig:
+    """Which cells a sweep has. All but ``trials`` and ``max_crashes`` are part of what sweep it is."""
+
+    search: Literal["grid", "random", "optuna"] = "grid"
+    """``grid``: every combination. ``random``: ``trials`` drawn ones. ``optuna``: ``trials`` that Optuna's TPE sampler
+    proposes one after another, each from the figures of those before."""
+    trials: Positive | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of what is drawn or proposed; the experiments' own is ``seed``."""
+    setting: str | None = None
+    """Whose primary metric is the objective (``float``, ``w8a8``, ``w8a8.integer``); null: the first quantized
+    setting, or ``float`` without one. Settled while planning."""
+    prune: bool = False
+    """``optuna``: stop a cell whose figures during training lie below the median of the cells before."""
     max_crashes: Positive = 3
     """A cell in which so many processes died, in one launch of the sweep, has failed."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from qexp.kernels import native
 from qexp.kernels.quantize import at_least_float32
 
 Mode = Literal["avg", "sum", "max"]
@@ -82,7 +83,16 @@ def _moments(w: Tensor) -> Moments:
 
 
 def _moments_by(w: Tensor, pivot: float) -> Moments:
-    """Central moments from powers of w - pivot, which should lie near the mean: sums over chunks are in float64."""
+    """Central moments from powers of w - pivot, which should lie near the mean."""
+    a, b, c, d = (_power_sums(w, pivot) / w.numel()).tolist()
+    return Moments(w.numel(), pivot + a, b - a**2, c - 3 * a * b + 2 * a**3, d - 4 * a * c + 6 * a**2 * b - 3 * a**4)
+
+
+def _power_sums(w: Tensor, pivot: float) -> Tensor:
+    """The sums of (w - pivot)^1 to ^4, float64 [4]: those of chunks, added in float64."""
+    if _is_native(w):
+        result: Tensor = torch.ops.qexp.power_sums(w, pivot)
+        return result
     parts = _chunks(w)
     shifted, squares = torch.empty_like(parts[0]), torch.empty_like(parts[0])
     sums = []
@@ -90,8 +100,27 @@ def _moments_by(w: Tensor, pivot: float) -> Moments:
         x = torch.sub(part, pivot, out=shifted[: len(part)]) if pivot else part
         x2 = torch.mul(x, x, out=squares[: len(part)])
         sums += [x.sum(), torch.dot(x, x), torch.dot(x, x2), torch.dot(x2, x2)]
-    a, b, c, d = (torch.stack(sums).view(-1, 4).double().sum(0) / w.numel()).tolist()
-    return Moments(w.numel(), pivot + a, b - a**2, c - 3 * a * b + 2 * a**3, d - 4 * a * c + 6 * a**2 * b - 3 * a**4)
+    return torch.stack(sums).view(-1, 4).double().sum(0)
+
+
+def _cubic_of_centred(w: Tensor, mean: float, cubic: float, linear: float, constant: float) -> Tensor:
+    """cubic c^3 + linear c + constant of c = w - mean."""
+    if _is_native(w):
+        result: Tensor = torch.ops.qexp.cubic_of_centred(w, mean, cubic, linear, constant)
+        return result
+    of_c, alone = w.new_tensor(linear), w.new_tensor(constant)
+    result = torch.empty_like(w)
+    factors = torch.empty_like(_chunks(w)[0])
+    for part, c in zip(_chunks(w), _chunks(result), strict=True):
+        torch.sub(part, mean, out=c)
+        factor = torch.addcmul(of_c, c, c, value=cubic, out=factors[: len(c)])
+        torch.addcmul(alone, c, factor, out=c)
+    return result
+
+
+def _is_native(w: Tensor) -> bool:
+    """Whether one look at memory is enough, by the compiled kernels."""
+    return native.is_loaded() and w.is_cpu and w.dtype == torch.float32
 
 
 def _chunks(w: Tensor) -> tuple[Tensor, ...]:
@@ -119,12 +148,5 @@ class _Kurtosis(torch.autograd.Function):
         m: Moments = ctx.moments
         values = at_least_float32(w.detach()).contiguous()
         cubic = 4 * ctx.factor * float(gradient) / (m.n * m.second**2)
-        linear = values.new_tensor(-cubic * m.fourth / m.second)
-        constant = values.new_tensor(-cubic * m.third)
-        result = torch.empty_like(values)
-        factors = torch.empty_like(_chunks(values)[0])
-        for part, c in zip(_chunks(values), _chunks(result), strict=True):
-            torch.sub(part, m.mean, out=c)
-            factor = torch.addcmul(linear, c, c, value=cubic, out=factors[: len(c)])
-            torch.addcmul(constant, c, factor, out=c)
+        result = _cubic_of_centred(values, m.mean, cubic, -cubic * m.fourth / m.second, -cubic * m.third)
         return result.to(w.dtype), None

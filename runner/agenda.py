@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qexp.conf.schema import ExperimentConfig
+from qexp.runner.identity import cell_id, trained_networks
 from qexp.runner.plan import by_id
 from qexp.runner.predict import Cost, Predictor, Total, total
-from qexp.runner.provenance import cell_id, trained_networks
 from qexp.runner.rerun import config_of
 
 if TYPE_CHECKING:

@@ -6,14 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from qexp.conf.errors import RunError
+from qexp.kernels.fixed_point.mapping import NotFiniteError
+from qexp.runner.devices import random_state, set_random_state
 from qexp.runner.stopping import StopRequest
+from qexp.runner.tracking import VALIDATION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
+
     from qexp.methods.base import BaseMethod
     from qexp.models.sites import AdaptedModel
     from qexp.runner.progress import ProgressReporter
+    from qexp.runner.tasks import Task
     from qexp.runner.tracking import Tracker
 
 
@@ -50,6 +57,30 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress.finish()
+
+
+class Validation(TrainerCallback):  # type: ignore[misc]
+    """Every ``tracker.validate_every`` steps, the primary metric of the network as it is so far, to the tracker.
+
+    On examples that no reported figure rests on, where the task has such. Changes nothing about the training.
+    """
+
+    def __init__(self, model: AdaptedModel, task: Task, batch_size: int, device: torch.device, tracker: Tracker):
+        self.model, self.task, self.tracker = model, task.held_out() or task, tracker
+        self.batch_size, self.device = batch_size, device
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        every = self.tracker.validate_every
+        if every is None or state.global_step % every or state.global_step == state.max_steps:
+            return
+        before = random_state()
+        try:
+            name, metric = next(iter(self.task.evaluate(self.model.module, self.batch_size, self.device).items()))
+        except (RunError, NotFiniteError):
+            return  # not finite: the next step of training says so, and where
+        finally:
+            set_random_state(before)
+        self.tracker.log({f"{VALIDATION}{name}": metric.value}, step=state.global_step)
 
 
 def _last_loss(state: TrainerState) -> str:

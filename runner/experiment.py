@@ -13,7 +13,10 @@ from qexp.results.schema import INTEGER, OWN, PTQ, Metric, Record
 from qexp.results.store import Store
 from qexp.runner.compose import to_dict
 from qexp.runner.disk import full_disk_explained
-from qexp.runner.provenance import Stopwatch, cell_id, collect
+from qexp.runner.identity import cell_id
+from qexp.runner.provenance import collect
+from qexp.runner.stopwatch import Stopwatch
+from qexp.runner.tracking import by_wandb_agent
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +62,8 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
     """
     cell = cell_id(cfg)
     if (known := store.load(cell, cfg.table)) is not None:
+        if by_wandb_agent():
+            tracker.summary(known)
         return _filed(known, cfg.table, store)
     store.check_writable()
     findings, status, message = Findings(), "finished", ""
@@ -94,7 +99,7 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
 
 def _kept(cfg: ExperimentConfig) -> dict[str, int]:
     """Bytes of the trained network that stays on the disk, where there is one."""
-    from qexp.runner.provenance import home_of
+    from qexp.runner.identity import home_of
 
     size = sum(path.stat().st_size for path in home_of(cfg).rglob("*") if path.is_file())
     return {"disk_bytes": size} if size else {}

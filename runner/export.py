@@ -16,7 +16,7 @@ from qexp.results.schema import Record
 from qexp.results.store import Store
 from qexp.runner.checking import check_executable
 from qexp.runner.compose import compose
-from qexp.runner.provenance import cell_id
+from qexp.runner.identity import cell_id
 from qexp.runner.rerun import config_of
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def load_exported(folder: Path | str, backend: str = "auto") -> IntegerModel:
 
 
 def _check_kept(cfg: ExperimentConfig) -> None:
-    from qexp.runner.provenance import home_of
+    from qexp.runner.identity import home_of
 
     home = home_of(cfg)
     if cfg.train.max_steps and not home.is_dir():

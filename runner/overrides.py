@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 
 from qexp.conf.catalog import GROUPS, choices, did_you_mean
 from qexp.conf.errors import UserError
+from qexp.runner.secrets import refuse_secrets
 
 
 class _Place(NamedTuple):
@@ -50,6 +51,7 @@ class Request:
 
 def parse(overrides: Sequence[str]) -> Request:
     """Split overrides into choices and values; later ones win. Raises ``UserError`` for whatever cannot be read."""
+    refuse_secrets(overrides)
     methods: tuple[str, ...] = ()
     groups: dict[str, str] = {}
     values: list[Value] = []

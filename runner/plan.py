@@ -16,8 +16,8 @@ from qexp.conf.schema import ExperimentConfig
 from qexp.conf.tables import ColumnConfig, RowConfig, TableConfig
 from qexp.runner.choices import read_yaml
 from qexp.runner.compose import compose
+from qexp.runner.identity import cell_id
 from qexp.runner.overrides import parse, replace
-from qexp.runner.provenance import cell_id
 
 
 def table_names() -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from qexp.conf.schema import ExperimentConfig
 from qexp.results.schema import Record
+from qexp.runner.identity import training_id
 from qexp.runner.pretraining import pretraining_run
-from qexp.runner.provenance import training_id
 from qexp.runner.work import Work, has_gpu
 
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from qexp.conf.schema import ExperimentConfig, ModelConfig
 from qexp.models.images import load_pixel_format
 from qexp.models.loading import load_tokenizer
 from qexp.runner.devices import prepare_process
+from qexp.runner.identity import training_id
 from qexp.runner.pretraining import pretraining_run
-from qexp.runner.provenance import training_id
 from qexp.runner.tasks import Corpus, ImageCorpus, build_further, build_task, load_corpus, load_images
 from qexp.runner.tracking import NullTracker
 from qexp.runner.trained import obtain, origin

@@ -13,14 +13,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
-from qexp.conf.errors import UserError
+from qexp.conf.errors import RunError, UserError
 from qexp.conf.schema import ExperimentConfig
 from qexp.results.certificate import sentence
 from qexp.results.schema import INTEGER, Record
 
 OnlineOrOffline = Literal["online", "offline"]
+
+SECONDS_TO_ANSWER = 15
+"""Of W&B, before it counts as out of reach."""
+ADHOC = "adhoc"
+"""The table of runs that belong to none: no group of W&B."""
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +35,15 @@ SETTINGS_COLUMNS = ("setting", "metric", "value", "higher_is_better", "n", "defi
 """Columns of the table of a record's metrics, one row a setting and metric."""
 
 
+VALIDATION = "validation/"
+"""Beginning of the names of figures that were asked for by ``Tracker.validate_every``."""
+
+
 class Tracker(Protocol):
     """Receives a run's figures while it goes on. Closed once, whatever happened."""
+
+    validate_every: int | None
+    """Steps between figures of the network as it is so far, which cost an evaluation each; None for none."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None: ...
     def summary(self, record: Record) -> None: ...
@@ -40,6 +54,8 @@ class Tracker(Protocol):
 
 class NullTracker:
     """``tracking=none``: nothing is logged and wandb is not imported."""
+
+    validate_every: int | None = None
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         return None
@@ -85,7 +101,7 @@ def wandb_login() -> str | None:
     candidates = [os.environ["NETRC"]] if os.environ.get("NETRC") else [home / ".netrc", home / "_netrc"]
     for path in candidates:
         try:
-            found = netrc.netrc(str(path)).authenticators(_wandb_host())
+            found = netrc.netrc(str(path)).authenticators(urlsplit(wandb_address()).netloc)
         except (OSError, netrc.NetrcParseError):
             continue
         if found and found[2]:
@@ -93,8 +109,8 @@ def wandb_login() -> str | None:
     return None
 
 
-def _wandb_host() -> str:
-    """Host of the W&B server: the environment's, else that of ``wandb login --host``, else the public one."""
+def wandb_address() -> str:
+    """Where the W&B server is: the environment's, else that of ``wandb login --host``, else the public one."""
     folder = Path(os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
     parser = configparser.ConfigParser(interpolation=None)
     try:
@@ -102,11 +118,26 @@ def _wandb_host() -> str:
     except configparser.Error:
         pass
     saved = parser.get("default", "base_url", fallback="https://api.wandb.ai")
-    return urlsplit(os.environ.get("WANDB_BASE_URL") or saved).netloc
+    return os.environ.get("WANDB_BASE_URL") or saved
+
+
+def require_wandb() -> None:
+    """Raise ``UserError`` without a login, ``RunError`` where the server cannot be reached: wandb tries for long."""
+    if wandb_login() is None:
+        raise UserError("no W&B login here: run `wandb login` first")
+    address = wandb_address()
+    try:
+        urlopen(address, timeout=SECONDS_TO_ANSWER).close()
+    except HTTPError:
+        return  # it answered
+    except (OSError, ValueError) as error:
+        raise RunError(f"W&B at {address} cannot be reached ({getattr(error, 'reason', error)})") from error
 
 
 class WandbTracker:
     """One W&B run whose id is the cell id, kept below ``<results_dir>/wandb``."""
+
+    validate_every: int | None = None
 
     def __init__(self, cfg: ExperimentConfig, cell_id: str, mode: OnlineOrOffline):
         self._cfg, self._cell_id, self._mode = cfg, cell_id, mode
@@ -180,11 +211,12 @@ class WandbTracker:
         return wandb.init(
             mode=mode,
             dir=str(folder),
-            id=self._cell_id,
+            id=run_id(self._cell_id),
             resume="allow" if mode == "online" else None,
             project=choice.project,
             entity=choice.entity,
-            group=choice.group,
+            group=choice.group or (self._cfg.table if self._cfg.table != ADHOC else None),
+            job_type=methods_of(self._cfg),
             name=_run_name(self._cfg),
             config=asdict(self._cfg),
             settings=wandb.Settings(silent=True, console="off", disable_code=True, init_timeout=30),
@@ -205,13 +237,27 @@ class WandbTracker:
         run.log({what: wandb.Image(str(path)) for what, path in files.items() if path.suffix == ".png"})
 
 
+def by_wandb_agent() -> bool:
+    """Whether an agent of a W&B sweep started this process: it waits for the figures of a run that it has named."""
+    return bool(os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"))
+
+
+def run_id(cell_id: str) -> str:
+    """The W&B run's id: the cell's, so that nothing is there twice; in a W&B sweep the one that its agent gave."""
+    return os.environ["WANDB_RUN_ID"] if by_wandb_agent() else cell_id
+
+
+def methods_of(cfg: ExperimentConfig) -> str:
+    return "+".join(choice.name for choice in cfg.method)
+
+
 def _run_name(cfg: ExperimentConfig) -> str:
-    return f"{'+'.join(choice.name for choice in cfg.method)} {cfg.model.name} {cfg.task.name} {cfg.seed}"
+    return f"{methods_of(cfg)} {cfg.model.name} {cfg.task.name} {cfg.seed}"
 
 
 def summary_values(record: Record) -> dict[str, Any]:
     """A record's figures by flat names: ``w8a8/accuracy``, ``w8a8.integer/gap/metric``, ``seconds/train``."""
-    values: dict[str, Any] = {"status": record.status}
+    values: dict[str, Any] = {"status": record.status, "cell_id": record.cell_id}
     values |= {f"{setting}/{name}": value for setting, name, value, *_ in settings_rows(record)}
     numbers = {k: v for k, v in record.outliers.get("summary", {}).items() if isinstance(v, (int, float))}
     values |= {f"outliers/{name}": value for name, value in numbers.items()}

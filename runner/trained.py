@@ -22,8 +22,8 @@ from qexp.models.planting import plant_outliers
 from qexp.models.saving import is_saved, load_saved, read_body, read_settings, save_model, with_new_head
 from qexp.models.sites import AdaptedModel
 from qexp.runner.batches import calibration_batches
+from qexp.runner.identity import home_of, partial_of
 from qexp.runner.pretraining import pretraining_run, starting_model
-from qexp.runner.provenance import home_of
 from qexp.runner.training import discard, resume_point, train
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def obtain(
     model.module.to(device)
     facts: dict[str, Any] = {"steps": 0, "replaced": [asdict(change) for change in surgery.replaced]}
     before = {method.name: method.begin(model) for method in active}
-    partial = home.with_name(f"{home.name}.partial")
+    partial = partial_of(cfg)
     resume_from = resume_point(partial, progress) if cfg.train.max_steps else None
     if resume_from is None:
         for name, found in _calibrate(cfg, model, active, task, device, progress).items():

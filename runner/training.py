@@ -27,7 +27,7 @@ from qexp.models.quiet import quiet
 from qexp.models.sites import AdaptedModel
 from qexp.models.surgery import set_dropout
 from qexp.runner import checkpoints
-from qexp.runner.callbacks import Watcher
+from qexp.runner.callbacks import Validation, Watcher
 from qexp.runner.devices import random_state, set_random_state
 from qexp.runner.optimizer import freeze, keep_embeddings_in_32_bits, parameter_groups
 from qexp.runner.stopping import StopRequest
@@ -86,6 +86,9 @@ def train(
     freeze(model.module, cfg.train.freeze)
     set_dropout(model.module, cfg.train.dropout)
     examples, stop, precision = task.train(), StopRequest(), make_precision(cfg.train)
+    watchers: list[Any] = [TellEpoch(examples), Watcher(model, methods, progress, tracker, stop)]
+    if tracker.validate_every is not None:
+        watchers.append(Validation(model, task, cfg.eval.batch_size, device, tracker))
     with ExitStack() as stack:
         stack.enter_context(quiet())
         trainer = (MethodTrainer if precision is None else PrecisionTrainer)(
@@ -93,7 +96,7 @@ def train(
             args=_arguments(cfg, folder, device),
             train_dataset=examples,
             data_collator=task.collator,
-            callbacks=[TellEpoch(examples), Watcher(model, methods, progress, tracker, stop)],
+            callbacks=watchers,
         )
         trainer.install(stack, model, methods, cfg.train)
         if isinstance(trainer, PrecisionTrainer) and precision is not None:

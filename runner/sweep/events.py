@@ -16,8 +16,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Event:
-    """``kind`` is ``launched``, ``started``, ``finished``, ``diverged``, ``failed``, ``stopped`` or ``lost`` (the
-    process in the cell died). ``time`` is the writer's clock: to be read, never to be compared between machines."""
+    """``kind`` is ``launched``, ``started``, ``finished``, ``diverged``, ``failed``, ``pruned`` (stopped by a search),
+    ``stopped`` or ``lost`` (the process in the cell died). ``time`` is the writer's clock: to be read, never to be
+    compared between machines."""
 
     time: str
     kind: str

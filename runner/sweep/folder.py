@@ -1,8 +1,9 @@
 """Where a sweep keeps what it knows, below ``<results_dir>/sweeps``: plain files, readable while it runs.
 
-``<sweep id>/plan.json`` the cells; ``<sweep id>/events/`` what happened; ``<sweep id>/launches/`` one file a launch;
-``<sweep id>/workers/`` what workers wrote outside of cells. Shared by all sweeps of the results folder, because a cell
-may be in several: ``claims/``, ``logs/`` and ``progress/``.
+``<sweep id>/plan.json`` the cells, and ``<sweep id>/trials/`` those that a search proposes while it runs;
+``<sweep id>/events/`` what happened; ``<sweep id>/launches/`` one file a launch; ``<sweep id>/workers/`` what workers
+wrote outside of cells. Shared by all sweeps of the results folder, because a cell may be in several: ``claims/``,
+``logs/`` and ``progress/``.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from qexp.conf.errors import UserError
 from qexp.results.store import Store
-from qexp.runner.sweep.plan import Cell, SweepPlan, read_plan, write_plan
+from qexp.runner.sweep.plan import Cell, SweepPlan, read_plan, trials_of, write_plan
+from qexp.runner.sweep.trials import Trials
 
 SHARED = ("claims", "logs", "progress")
 
@@ -27,6 +30,7 @@ class SweepFolder:
         self.path = root / plan.sweep_id
         self.events = self.path / "events"
         self.claims = root / "claims"
+        self.trials = Trials(self.path / "trials")
         self.store = Store(root.parent)
 
     @classmethod
@@ -44,12 +48,24 @@ class SweepFolder:
         for name in SHARED:
             (folder.root / name).mkdir(exist_ok=True)
         write_plan(plan, folder.path / "plan.json")
-        return folder
+        return cls.open(folder.path) if plan.proposes else folder
 
     @classmethod
     def open(cls, path: Path) -> SweepFolder:
         """The sweep in the folder ``path``. Raises ``UserError`` where there is none."""
         return cls(read_plan(path / "plan.json"), path.parent)
+
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells that can be run: the plan's, or what its search has proposed so far; each once."""
+        if not self.plan.proposes:
+            return self.plan.cells
+        return tuple({cell.cell_id: cell for cell in self.trials.read().values()}.values())
+
+    def unproposed(self) -> tuple[Cell, ...]:
+        """What a search has still to propose, in place of each such trial the plan's example without an id."""
+        proposed = len(self.trials.read()) if self.plan.proposes else 0
+        example = replace(self.plan.cells[0], cell_id="")
+        return tuple(replace(example, label=f"trial {n}") for n in range(proposed, trials_of(self.plan)))
 
     def log(self, cell: Cell) -> Path:
         return self.root / "logs" / f"{cell.cell_id}.log"
@@ -60,6 +76,12 @@ class SweepFolder:
     def has_record(self, cell: Cell) -> bool:
         """Whether the cell's record is filed under its table: one look at the disk, without reading it."""
         return self.store.path(cell.table, cell.cell_id).exists()
+
+    def extended(self, trials: int | None) -> SweepFolder:
+        """With so many trials of its search, where they are more than before."""
+        if trials is None or self.plan.search is None or not self.plan.proposes:
+            return self
+        return self.create(replace(self.plan, search=replace(self.plan.search, trials=trials)))
 
     def new_launch(self, settings: Sequence[str] = ()) -> int:
         """Number of a new launch, from 1 on, with the overrides of its settings. No two launches get the same one."""

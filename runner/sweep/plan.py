@@ -6,19 +6,23 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import ExperimentConfig
-from qexp.conf.sweeps import SweepConfig
+from qexp.conf.sweeps import SearchConfig, SweepConfig
 from qexp.runner.compose import compose, compose_difference, to_dict
+from qexp.runner.identity import cell_id, training_id
 from qexp.runner.pretraining import pretraining_run
-from qexp.runner.provenance import cell_id, training_id
+from qexp.runner.rerun import quoted
+from qexp.runner.secrets import refuse_secrets
 from qexp.runner.sweep.expand import axes, expand
-from qexp.runner.sweep.settings import compose_settings, split
+from qexp.runner.sweep.objective import settled
+from qexp.runner.sweep.settings import check_search, compose_settings, split
+from qexp.runner.sweep.space import Space, draw, first, varied
 
 PLAN_VERSION = 1
 _SEED = re.compile(r"seed=(\d{1,9})")
@@ -52,6 +56,23 @@ class SweepPlan:
     directory: str
     """Working directory of the command, which relative paths of configurations start from."""
     cells: tuple[Cell, ...]
+    """All of them; of a search that proposes them later, one example."""
+    search: SearchConfig | None = None
+    """Null for a grid."""
+
+    @property
+    def proposes(self) -> bool:
+        """Whether its cells are found while it runs."""
+        return self.search is not None and self.search.search == "optuna"
+
+    @property
+    def command(self) -> str:
+        """What to type for a sweep like this one."""
+        search = {} if self.search is None else asdict(self.search)
+        changed = [
+            f"sweep.{key}={quoted(value)}" for key, value in search.items() if value != getattr(SearchConfig(), key)
+        ]
+        return " ".join(["qexp sweep", *self.overrides, *changed])
 
     @property
     def results_dir(self) -> Path:
@@ -63,22 +84,45 @@ def plan_sweep(overrides: Sequence[str]) -> tuple[SweepPlan, SweepConfig]:
 
     Raises ``UserError`` that names the cell for one that does not compose.
     """
+    refuse_secrets(overrides)
     experiments, own = split(overrides)
     settings = compose_settings(own)
-    by_key = axes(experiments)
-    varied = [place for place, texts in enumerate(by_key.values()) if len(texts) > 1]
-    expanded = expand(by_key)
-    configs = _composed(expanded, varied)
+    space = axes(experiments)
+    check_search(settings.sweep, space)
+    cells = make_cells(_overrides_of_cells(settings.sweep, space), varied(space))
+    search = None if settings.sweep.search == "grid" else settled(settings.sweep, [cell.config for cell in cells])
+    digest = hashlib.sha256(_identity(cells, search, space).encode()).hexdigest()[:16]
+    return SweepPlan(digest, tuple(experiments), os.getcwd(), cells, search), settings
+
+
+def _overrides_of_cells(search: SearchConfig, space: Space) -> list[tuple[str, ...]]:
+    if search.search == "grid":
+        return expand(space)
+    return draw(space, search.trials or 1, search.seed) if search.search == "random" else [first(space)]
+
+
+def _identity(cells: Iterable[Cell], search: SearchConfig | None, space: Space) -> str:
+    ids = " ".join(sorted(cell.cell_id for cell in cells))
+    if search is None or search.search == "random":
+        return ids
+    kept = asdict(replace(search, trials=None, max_crashes=1))
+    return json.dumps([ids, kept, {key: repr(space[key]) for key in sorted(space)}])
+
+
+def make_cells(expanded: Sequence[tuple[str, ...]], places: Sequence[int]) -> tuple[Cell, ...]:
+    """The cell of each of these overrides, each once; ``places`` of them make its label.
+
+    Raises ``UserError`` that names the cell for one that does not compose.
+    """
+    configs = _composed(expanded, places)
     if len({config.results_dir for config in configs}) > 1:
         raise UserError("results_dir: the records of one sweep go into one folder")
     found: dict[str, Cell] = {}
     for texts, config in zip(expanded, configs, strict=True):
         if (identity := cell_id(config)) not in found:
-            label = _label(texts, varied) or "as it is"
+            label = _label(texts, places) or "as it is"
             found[identity] = Cell(identity, label, texts, to_dict(config), tuple(_trainings(config)))
-    cells = tuple(found.values())
-    digest = hashlib.sha256(" ".join(sorted(found)).encode()).hexdigest()[:16]
-    return SweepPlan(digest, tuple(experiments), os.getcwd(), cells), settings
+    return tuple(found.values())
 
 
 def _trainings(config: ExperimentConfig) -> Iterable[str]:
@@ -110,12 +154,27 @@ def _composed(cells: Iterable[tuple[str, ...]], varied: Sequence[int]) -> list[E
 
 
 def write_plan(plan: SweepPlan, path: Path) -> None:
-    """Write ``plan`` as JSON, all of it or nothing. A plan that is there already stays: it has the same cells."""
-    if path.exists():
+    """Write ``plan`` as JSON, all of it or nothing. A plan that is there already stays: it has the same cells, and of
+    a search that proposes them as many or more."""
+    if path.exists() and not _has_more_trials(plan, read_plan(path)):
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps({"version": PLAN_VERSION, **asdict(plan)}, ensure_ascii=False), encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _has_more_trials(plan: SweepPlan, known: SweepPlan) -> bool:
+    return plan.proposes and trials_of(plan) > trials_of(known)
+
+
+def trials_of(plan: SweepPlan) -> int:
+    """How many cells a search proposes."""
+    return (plan.search.trials or 0) if plan.search is not None else 0
+
+
+def cell_from(data: Mapping[str, Any]) -> Cell:
+    """Inverse of ``asdict``."""
+    return Cell(**{**data, "overrides": tuple(data["overrides"]), "trainings": tuple(data["trainings"])})
 
 
 def read_plan(path: Path) -> SweepPlan:
@@ -124,11 +183,9 @@ def read_plan(path: Path) -> SweepPlan:
         data = json.loads(path.read_text(encoding="utf-8"))
         if (version := data.pop("version")) != PLAN_VERSION:
             raise UserError(f"{path} is a sweep of version {version}, this qexp reads {PLAN_VERSION}; start a new one")
-        cells = tuple(
-            Cell(**{**cell, "overrides": tuple(cell["overrides"]), "trainings": tuple(cell["trainings"])})
-            for cell in data["cells"]
-        )
-        return SweepPlan(**{**data, "overrides": tuple(data["overrides"]), "cells": cells})
+        cells = tuple(map(cell_from, data["cells"]))
+        search = SearchConfig(**data["search"]) if data.get("search") else None
+        return SweepPlan(**{**data, "overrides": tuple(data["overrides"]), "cells": cells, "search": search})
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

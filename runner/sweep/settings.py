@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from qexp.conf.errors import UserError
@@ -10,6 +11,7 @@ from qexp.conf.sweeps import LAUNCHERS, SETTINGS, SearchConfig, SweepConfig
 from qexp.runner import choices
 from qexp.runner.checking import validate
 from qexp.runner.overrides import known, parse
+from qexp.runner.sweep.space import Space, varied
 
 
 def split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -32,6 +34,38 @@ def compose_settings(overrides: Sequence[str]) -> SweepConfig:
     return SweepConfig(
         validate(LAUNCHERS[launcher], tree["launcher"], "launcher"), validate(SearchConfig, tree["sweep"], "sweep")
     )
+
+
+def check_search(search: SearchConfig, space: Space) -> None:
+    """Raise ``UserError`` for settings of a search that do not fit each other or the keys that are searched."""
+    if search.search == "grid":
+        unused = [f"sweep.{key}" for key in ("trials", "setting", "prune") if getattr(search, key)]
+        if unused:
+            raise UserError(
+                f"{unused[0]}: a grid runs all its cells; choose sweep.search=random or sweep.search=optuna"
+            )
+        return
+    if search.trials is None:
+        raise UserError(f"sweep.search={search.search} needs sweep.trials=N, the number of cells")
+    if not varied(space):
+        raise UserError(f"sweep.search={search.search}: nothing to search; give a key values (a,b) or interval(a,b)")
+    if search.prune and search.search != "optuna":
+        raise UserError("sweep.prune=true needs sweep.search=optuna")
+    if search.search == "optuna" and find_spec("optuna") is None:
+        raise UserError("sweep.search=optuna needs Optuna: pip install 'qexp[optuna]'")
+
+
+def check_continuation(search: SearchConfig, planned: SearchConfig | None) -> None:
+    """Raise ``UserError`` where settings given to a sweep that goes on would make it another one."""
+    before = planned or SearchConfig()
+    if search.trials is not None and before.search != "optuna":
+        raise UserError("sweep.trials: these cells are planned; `qexp sweep` with more trials has them too, and more")
+    for key in ("search", "seed", "setting", "prune"):
+        given = getattr(search, key)
+        if given != getattr(before, key) and given != getattr(SearchConfig(), key):
+            raise UserError(f"sweep.{key}: a sweep goes on as it was planned; another one is `qexp sweep` with it")
+    if search.trials is not None and search.trials < (before.trials or 0):
+        raise UserError(f"sweep.trials={search.trials}: this search has {before.trials} already; give more")
 
 
 def _nested(path: Sequence[str], value: Any) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from qexp.runner.sweep.folder import SweepFolder
 from qexp.runner.sweep.plan import Cell
 from qexp.runner.sweep.progress import Progress, read_progress
 
-Status = Literal["finished", "diverged", "failed", "running", "waiting"]
-STATUSES: tuple[Status, ...] = ("finished", "diverged", "failed", "running", "waiting")
+Status = Literal["finished", "diverged", "failed", "pruned", "running", "waiting"]
+STATUSES: tuple[Status, ...] = ("finished", "diverged", "failed", "pruned", "running", "waiting")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class CellState:
 
     @property
     def settled(self) -> bool:
-        return self.status in ("finished", "diverged", "failed")
+        return self.status in ("finished", "diverged", "failed", "pruned")
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,16 @@ class Watch:
     def look(self) -> Snapshot:
         self._read()
         running = self._claims.names()
-        return Snapshot(tuple(self._state(cell, running) for cell in self._folder.plan.cells))
+        unproposed = [CellState(cell, "waiting") for cell in self._folder.unproposed()]
+        return Snapshot((*(self._state(cell, running) for cell in self._folder.cells()), *unproposed))
 
     def _read(self) -> None:
         new: Sequence[Event] = self._reader.new()
         self.events += new
         for event in new:
-            if event.kind in ("finished", "diverged") or (event.kind == "failed" and event.launch == self._launch):
+            if event.kind in ("finished", "diverged", "pruned") or (
+                event.kind == "failed" and event.launch == self._launch
+            ):
                 self._ended[event.cell] = event
 
     def _state(self, cell: Cell, running: set[str]) -> CellState:
@@ -94,13 +97,13 @@ class Watch:
             return self._settled.setdefault(cell.cell_id, recorded)
         if name in running and (holder := self._claims.holder(name)) is not None:
             return CellState(cell, "running", str(holder), progress=read_progress(self._folder.progress(cell)))
-        if event is not None and event.kind == "failed":
-            return CellState(cell, "failed", event.message)
+        if event is not None and event.kind in ("failed", "pruned"):
+            return CellState(cell, "failed" if event.kind == "failed" else "pruned", event.message)
         return CellState(cell, "waiting")
 
     def _recorded(self, cell: Cell, event: Event | None) -> CellState | None:
         """A record is read only where no event tells of it; None if it cannot be."""
-        if event is not None and event.kind != "failed":
+        if event is not None and event.kind in ("finished", "diverged"):
             return CellState(cell, "diverged" if event.kind == "diverged" else "finished", seconds=event.seconds)
         record = self._folder.store.load(cell.cell_id, cell.table)
         if record is None:

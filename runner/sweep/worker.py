@@ -17,8 +17,9 @@ from pathlib import Path
 from qexp.conf.errors import DiskFullError, RunError, UserError
 from qexp.conf.schema import ExperimentConfig
 from qexp.runner.experiment import run_experiment
-from qexp.runner.provenance import Stopwatch
+from qexp.runner.identity import partial_of
 from qexp.runner.rerun import config_of
+from qexp.runner.stopwatch import Stopwatch
 from qexp.runner.sweep.claims import Claims
 from qexp.runner.sweep.events import EventLog, EventReader
 from qexp.runner.sweep.folder import SweepFolder
@@ -26,7 +27,9 @@ from qexp.runner.sweep.heart import Heart
 from qexp.runner.sweep.plan import Cell
 from qexp.runner.sweep.processes import INTERRUPTED, Process
 from qexp.runner.sweep.progress import CellProgress
+from qexp.runner.sweep.search import Pruned, make_search
 from qexp.runner.tracking import make_tracker
+from qexp.runner.training import discard
 
 SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -40,31 +43,37 @@ class Worker:
         self._claims = Claims(folder.claims)
         self._log = EventLog(folder.events, f"{launch:04d}-{os.getpid()}-{uuid.uuid4().hex[:8]}", launch)
         self._reader = EventReader(folder.events)
-        self._failed: set[str] = set()
+        self._search = make_search(folder)
+        self._given_up: set[str] = set()
+        """Cells that failed in this launch, or were pruned."""
         self._deaths: Counter[str] = Counter()
 
     def run(self) -> None:
-        """Return when every cell has a record or has failed, here or elsewhere.
+        """Return when every cell has a record or was given up, here or elsewhere, and there are to be no more.
 
         Raises:
             KeyboardInterrupt: when asked to stop; what was under way is checkpointed. DiskFullError.
         """
-        while pending := [cell for cell in self._folder.plan.cells if not self._is_settled(cell)]:
+        self._read_events()
+        while (pending := self._pending()) or self._search.propose():
             if self._folder.cancelled():
                 raise KeyboardInterrupt
-            if not any(self._attempt(cell) for cell in pending):
+            if pending and not any(self._attempt(cell) for cell in pending) and not self._search.propose():
                 time.sleep(SECONDS_BETWEEN_LOOKS)  # others have what is left: wait, lest one of them dies
             self._read_events()
 
+    def _pending(self) -> list[Cell]:
+        return [cell for cell in self._folder.cells() if not self._is_settled(cell)]
+
     def _is_settled(self, cell: Cell) -> bool:
-        return cell.cell_id in self._failed or self._folder.has_record(cell)
+        return cell.cell_id in self._given_up or self._folder.has_record(cell)
 
     def _read_events(self) -> None:
         for event in self._reader.new():
-            if event.launch == self._launch:
-                self._deaths[event.cell] += event.kind == "lost"
-                if event.kind == "failed":
-                    self._failed.add(event.cell)
+            current = event.launch == self._launch
+            self._deaths[event.cell] += current and event.kind == "lost"
+            if event.kind == "pruned" or (current and event.kind == "failed"):
+                self._given_up.add(event.cell)
 
     def _attempt(self, cell: Cell) -> bool:
         """Run ``cell`` unless another process has it, or trains the network that it needs. Whether it is settled."""
@@ -108,6 +117,9 @@ class Worker:
                 print("stopped", flush=True)
                 self._log.append("stopped", cell.cell_id)
                 raise
+            except Pruned as reason:
+                self._give_up(cell, "pruned", str(reason))
+                discard(partial_of(self._configuration(cell)))
             except Exception as error:
                 if not isinstance(error, (UserError, RunError)):
                     traceback.print_exc()
@@ -123,7 +135,7 @@ class Worker:
 
     def _experiment(self, cell: Cell) -> str:
         config = self._configuration(cell)
-        tracker, code = make_tracker(config, cell.cell_id), 1
+        tracker, code = self._search.watched(make_tracker(config, cell.cell_id), cell), 1
         progress = CellProgress(self._folder.progress(cell))
         try:
             record = run_experiment(config, self._folder.store, tracker, progress)
@@ -147,9 +159,12 @@ class Worker:
         return replace(config, threads=config.threads or self._threads, tracking=replace(config.tracking, group=group))
 
     def _fail(self, cell: Cell, message: str) -> None:
-        print(f"failed: {message}", flush=True)
-        self._failed.add(cell.cell_id)
-        self._log.append("failed", cell.cell_id, message=message)
+        self._give_up(cell, "failed", message)
+
+    def _give_up(self, cell: Cell, kind: str, message: str) -> None:
+        print(f"{kind}: {message}", flush=True)
+        self._given_up.add(cell.cell_id)
+        self._log.append(kind, cell.cell_id, message=message)
 
 
 def explain(error: Exception, peak_memory: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,6 +62,7 @@ class Task(ABC):
         self.cfg, self.source, self.objective, self.max_length, self.seed = cfg, source, objective, max_length, seed
         self.name, self.num_labels, self.fingerprint = cfg.name, source.num_labels, source.fingerprint
         self.ood: tuple[Task, ...] = ()
+        self.skipped = 0
 
     @abstractmethod
     def train(self) -> Examples:
@@ -83,12 +85,29 @@ class Task(ABC):
     ) -> dict[str, Metric]:
         """All metrics of ``model``, which gives ``logits``. Raises ``RunError`` where they are not finite numbers."""
 
+    def held_out(self) -> Task | None:
+        """This task on as many evaluation examples that no figure rests on: those behind the first ``eval_examples``.
+
+        None where there are none.
+        """
+        if self.cfg.eval_examples is None:
+            return None
+        other = self._copy()
+        other.skipped = self.cfg.eval_examples
+        examples: Any = other.evaluation()
+        return other if len(examples) else None
+
+    def _copy(self) -> Task:
+        return copy.copy(self)
+
     def _indices(self, split: str, available: int) -> NDArray[np.int64]:
-        """Which examples of a split are used: ``train_examples`` after a shuffle, or the first ``eval_examples``."""
-        wanted = self.cfg.train_examples if split == "train" else self.cfg.eval_examples
-        if wanted is None or wanted >= available:
-            return np.arange(available)
-        return shuffled(available, self.seed)[:wanted] if split == "train" else np.arange(wanted)
+        """Which examples of a split are used: ``train_examples`` after a shuffle, or ``eval_examples`` in order."""
+        if split == "train":
+            wanted = self.cfg.train_examples
+            few = wanted is not None and wanted < available
+            return shuffled(available, self.seed)[:wanted] if few else np.arange(available)
+        end = available if self.cfg.eval_examples is None else self.skipped + self.cfg.eval_examples
+        return np.arange(self.skipped, min(end, available))
 
     def _calibration_split(self) -> str:
         return "train" if "train" in self.source.splits else "validation"
@@ -110,6 +129,11 @@ class TokenTask(Task):
         super().__init__(cfg, corpus, objective, max_length, seed)
         self.corpus, self.tokenizer, self.cache_dir = corpus, tokenizer, cache_dir
         self._encoded: dict[str, Arrays] = {}
+
+    def _copy(self) -> Task:
+        other = copy.copy(self)
+        other._encoded = {}  # of other rows
+        return other
 
     @abstractmethod
     def _encode(self, split: str) -> Arrays:

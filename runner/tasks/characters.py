@@ -78,8 +78,9 @@ class CharacterTask(LanguageTask):
         return windows
 
     def evaluation(self) -> Examples:
-        windows = self._windows(self.corpus.eval_splits[0])
-        windows.starts = windows.starts[: self.cfg.eval_examples]
+        split = self.corpus.eval_splits[0]
+        windows = self._windows(split)
+        windows.starts = windows.starts[self._indices(split, len(windows))]
         return windows
 
     def evaluate(

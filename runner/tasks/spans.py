@@ -20,6 +20,11 @@ NOWHERE = (0, 0)
 """Start and end of an answer that a window does not hold: both on its first token, ``[CLS]``."""
 
 Window = dict[str, NDArray[Any]]
+NO_WINDOWS: Window = {
+    **{"input_ids": np.empty(0, np.int32), "ends": np.empty(0, np.int64), "rows": np.empty(0, np.int64)},
+    **{name: np.empty((0, 2), np.int64) for name in ("offsets", "context", "labels")},
+}
+"""Of no questions."""
 
 
 def encode_windows(
@@ -52,6 +57,8 @@ def encode_windows(
         )
         for index, row in enumerate(encoded["overflow_to_sample_mapping"]):
             windows.append(_window(encoded, index, begin + row, answers[begin + row]))
+    if not windows:
+        return dict(NO_WINDOWS)
     arrays = {name: np.concatenate([window[name] for window in windows]) for name in windows[0]}
     return {**arrays, "ends": np.cumsum([len(window["input_ids"]) for window in windows], dtype=np.int64)}
 

@@ -13,7 +13,7 @@ from qexp.cli.app import main
 from qexp.results.schema import Metric, Record
 from qexp.results.store import Store
 from qexp.runner.compose import compose, compose_dict
-from qexp.runner.provenance import cell_id
+from qexp.runner.identity import cell_id
 
 PERPLEXITY = "exp of the mean loss over masked tokens; windows of 64 tokens, no overlap"
 

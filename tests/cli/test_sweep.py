@@ -55,6 +55,10 @@ def test_a_file_gives_the_overrides_and_the_command_line_wins(qexp: Any, tmp_pat
         (["sweep", "method=vanilla,nonsense"], "cell method=nonsense: unknown method"),
         (["sweep", "launcher.workers=none"], "launcher.workers"),
         (["sweep", "--file", "missing.yaml"], "cannot read missing.yaml"),
+        (["sweep", "seed=1,2", "sweep.search=tpe"], "sweep.search=tpe: expected"),
+        (["sweep", "seed=1,2", "sweep.search=random"], "needs sweep.trials=N"),
+        (["sweep", "train.learning_rate=interval(0,1)"], "a grid cannot have every number of an interval"),
+        (["sweep", "seed=1,2", "sweep.search=random", "sweep.trials=2", "sweep.setting=w4a4"], "no such figure"),
         (["status"], "no sweep in runs"),
         (["resume"], "no sweep in runs"),
         (["cancel", "3f"], "no sweep in runs"),
@@ -142,3 +146,69 @@ def test_only_settings_of_the_sweep_change_on_resume(qexp: Any, planned: Sweep) 
     planned("seed=1,2")
     outcome = qexp("resume", "seed=3")
     assert outcome.code == 2 and "a sweep goes on as it was planned" in outcome.err
+
+
+def test_a_search_is_shown_by_what_it_may_choose_and_nothing_is_written(qexp: Any, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    words = ["train.learning_rate=tag(log,interval(1e-5,1e-2))", "method=vanilla,ptq", "sweep.search=optuna"]
+    outcome = qexp("sweep", *BASE, *words, "sweep.trials=9", "--dry-run")
+    assert outcome.out == "train.learning_rate: 1e-05 to 0.01, log-uniform\nmethod: vanilla, ptq\n"
+    assert "Optuna proposes each cell" in outcome.err and outcome.err.strip().endswith(": 9 cells: 9 waiting")
+    assert not list(tmp_path.iterdir())
+
+
+def test_status_names_the_best_of_a_search_and_says_that_it_was_selected(
+    qexp: Any, planned: Sweep, new_record: Any
+) -> None:
+    folder = planned("sweep.search=random", "sweep.trials=3", "seed=1,2,3", "sweep.setting=float")
+    for value, cell in zip((9.5, 8.5, 10.5), folder.plan.cells, strict=True):
+        Store(folder.store.root).save(new_record(*BASE, *cell.overrides, float=value))
+    best = folder.plan.cells[1]
+    out, data = qexp("status").out, json.loads(qexp("status", "--json").out)
+    assert f"best of 3 finished: float perplexity 8.5 with {best.label} ({best.cell_id[:8]})\n" in out
+    assert "chosen by that figure, which makes it look better than it is" in out
+    assert data["best"]["cell_id"] == best.cell_id and data["best"]["value"] == 8.5
+    assert qexp("status", "--all").out.strip().endswith("sweep.search=random sweep.trials=3 sweep.setting=float")
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("sweep.seed=3", "sweep.seed: a sweep goes on as it was planned"),
+        ("sweep.trials=1", "sweep.trials=1: this search has 4 already; give more"),
+        ("sweep.search=random", "sweep.search: a sweep goes on as it was planned"),
+    ],
+)
+def test_a_search_goes_on_as_it_was_planned(qexp: Any, planned: Sweep, word: str, reason: str) -> None:
+    pytest.importorskip("optuna")
+    planned("sweep.search=optuna", "sweep.trials=4", "seed=range(0,9)")
+    outcome = qexp("resume", word)
+    assert outcome.code == 2 and reason in outcome.err
+
+
+def test_more_trials_of_random_cells_are_another_sweep(qexp: Any, planned: Sweep) -> None:
+    planned("sweep.search=random", "sweep.trials=2", "seed=range(0,9)")
+    outcome = qexp("resume", "sweep.trials=5")
+    assert outcome.code == 2 and "`qexp sweep` with more trials has them too" in outcome.err
+
+
+def test_a_sweep_is_handed_to_wandb_where_there_is_a_login(
+    qexp: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    outcome = qexp("sweep", *BASE, "seed=1,2", "--wandb")
+    (path,) = (tmp_path / "runs").glob("sweeps/*/wandb.yaml")
+    assert outcome.code == 0 and outcome.err == ""
+    assert outcome.out == f"written: {path}\nno W&B login here; after one: wandb sweep {path}\n"
+    assert not list(path.parent.glob("launches/*"))
+
+
+def test_track_sync_without_a_login(qexp: Any, record: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert qexp("track", "sync").out == "0 runs uploaded\n"
+    run = tmp_path / "runs" / "wandb" / f"offline-run-1-{record.cell_id}" / f"run-{record.cell_id}.wandb"
+    run.parent.mkdir(parents=True)
+    run.touch()
+    assert qexp("track", "sync", "--dry-run").out == "1 run would be uploaded\n"
+    outcome = qexp("track", "sync")
+    assert outcome.code == 2 and outcome.err == "qexp: error: no W&B login here: run `wandb login` first\n"

@@ -8,8 +8,8 @@ from pathlib import Path
 from qexp.results.schema import Metric, Record
 from qexp.runner.agenda import COMMITTED, DIVERGED, DONE, STALE, TO_DO, make_agenda
 from qexp.runner.compose import to_dict
+from qexp.runner.identity import cell_id, training_id
 from qexp.runner.plan import by_id, cells
-from qexp.runner.provenance import cell_id, training_id
 
 NAMES = ("kurtosis_qat/encoder", "kurtosis_qat/robustness")
 TABLES = {name: cells(name, ["scale=smoke"], [7]) for name in NAMES}

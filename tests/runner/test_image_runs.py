@@ -13,8 +13,8 @@ from qexp.results.schema import Record
 from qexp.results.store import Store
 from qexp.runner.compose import compose
 from qexp.runner.experiment import run_experiment
+from qexp.runner.identity import home_of
 from qexp.runner.progress import SilentProgress
-from qexp.runner.provenance import home_of
 from qexp.runner.tracking import NullTracker
 
 LAYERS = "model.dimensions.num_hidden_layers=2"

@@ -16,9 +16,9 @@ from qexp.results.schema import Record
 from qexp.results.store import Store
 from qexp.runner.compose import compose, compose_dict, to_dict
 from qexp.runner.experiment import run_experiment
+from qexp.runner.identity import cell_id, training_id
 from qexp.runner.ood import settle_ood
 from qexp.runner.progress import SilentProgress
-from qexp.runner.provenance import cell_id, training_id
 from qexp.runner.rerun import config_of, overrides_for
 from qexp.runner.tracking import NullTracker
 

@@ -13,8 +13,8 @@ from qexp.conf.schema import ExperimentConfig, MethodChoice
 from qexp.results.schema import Record
 from qexp.results.store import Store
 from qexp.runner.experiment import run_experiment
+from qexp.runner.identity import cell_id, training_id
 from qexp.runner.progress import SilentProgress
-from qexp.runner.provenance import cell_id, training_id
 from qexp.runner.rerun import baseline_of
 from qexp.runner.tracking import NullTracker
 

@@ -9,8 +9,8 @@ import pytest
 from qexp.conf.schema import ExperimentConfig
 from qexp.results.schema import Record
 from qexp.runner.compose import compose, to_dict
+from qexp.runner.identity import cell_id, training_id
 from qexp.runner.predict import Cost, Predictor, Training, total
-from qexp.runner.provenance import cell_id, training_id
 from qexp.runner.work import count_weights
 
 BASE = ("model=tiny_opt", "task=wikitext2", "tracking=none", "device=cpu", "task.eval_examples=100")

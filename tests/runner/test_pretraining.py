@@ -17,9 +17,9 @@ from qexp.results.select import model_label
 from qexp.results.store import Store
 from qexp.runner.compose import compose, compose_dict
 from qexp.runner.experiment import run_experiment
+from qexp.runner.identity import cell_id, home_of, training_id
 from qexp.runner.pretraining import pretraining_run
 from qexp.runner.progress import SilentProgress
-from qexp.runner.provenance import cell_id, home_of, training_id
 from qexp.runner.rerun import config_of, overrides_for
 from qexp.runner.tracking import NullTracker
 

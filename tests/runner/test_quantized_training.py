@@ -14,8 +14,8 @@ from qexp.results.store import Store
 from qexp.runner.compose import compose
 from qexp.runner.experiment import run_experiment
 from qexp.runner.export import export_integer, load_exported
+from qexp.runner.identity import training_id
 from qexp.runner.progress import SilentProgress
-from qexp.runner.provenance import training_id
 from qexp.runner.tracking import NullTracker
 
 Configure = Callable[..., ExperimentConfig]

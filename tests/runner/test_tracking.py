@@ -17,7 +17,7 @@ from qexp.conf.errors import UserError
 from qexp.conf.schema import ExperimentConfig
 from qexp.results.schema import Metric, Record
 from qexp.runner import tracking
-from qexp.runner.provenance import cell_id
+from qexp.runner.identity import cell_id
 from qexp.runner.tracking import NullTracker, WandbTracker, make_tracker, summary_values, wandb_login
 
 EXECUTED = {

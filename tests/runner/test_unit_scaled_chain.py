@@ -17,10 +17,10 @@ from qexp.results.schema import Record
 from qexp.results.store import Store
 from qexp.runner.compose import compose
 from qexp.runner.experiment import run_experiment
+from qexp.runner.identity import home_of
 from qexp.runner.preparation import prepare_task
 from qexp.runner.pretraining import pretraining_run
 from qexp.runner.progress import SilentProgress
-from qexp.runner.provenance import home_of
 from qexp.runner.tracking import NullTracker
 from qexp.runner.trained import prepared_network
 

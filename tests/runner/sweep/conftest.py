@@ -12,7 +12,7 @@ from qexp.conf.schema import ExperimentConfig
 from qexp.results.schema import Record
 from qexp.results.store import Store
 from qexp.runner.compose import to_dict
-from qexp.runner.provenance import cell_id
+from qexp.runner.identity import cell_id
 from qexp.runner.sweep.folder import SweepFolder
 from qexp.runner.sweep.plan import plan_sweep
 

@@ -9,7 +9,7 @@ import pytest
 
 from qexp.conf.errors import UserError
 from qexp.runner.compose import compose, compose_dict
-from qexp.runner.provenance import cell_id, training_id
+from qexp.runner.identity import cell_id, training_id
 from qexp.runner.sweep.expand import axes, expand, read_file
 from qexp.runner.sweep.plan import changes, plan_sweep, read_plan, write_plan
 
@@ -51,7 +51,7 @@ def test_all_combinations_the_first_key_slowest_and_later_overrides_win() -> Non
     ("override", "words"),
     [
         ("seed=range(3,3)", "no value at all"),
-        ("train.learning_rate=interval(0,1)", "not an override"),
+        ("train.learning_rate=interval(0,1)", "a grid cannot have every number of an interval"),
         ("method=glob(*)", "not an override"),
         ("seed=range(0,1000000000)", "at most 10000"),
         ("seed=(", "not an override"),

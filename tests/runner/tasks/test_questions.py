@@ -170,6 +170,9 @@ def test_examples_count_questions_and_calibration_windows(tmp_path: Path, make: 
     windows = len(make(max_length=12, overlap=2).evaluation()) // 5
     assert (len(task.train()), len(task.evaluation())) == (3 * windows, 2 * windows)
     assert len(task.calibration(4, 0)) == 4
+    held_out = task.held_out()
+    assert held_out is not None and len(held_out.evaluation()) == 2 * windows
+    assert make(eval_examples=5).held_out() is None
 
 
 def slow_f1(prediction: str, reference: str) -> float:
