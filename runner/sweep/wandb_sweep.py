@@ -72,9 +72,12 @@ def primary_metric(task: Mapping[str, Any]) -> str:
     from qexp.runner.tasks.glue import GLUE
     from qexp.runner.tasks.image_classification import ImageTask
     from qexp.runner.tasks.language import LanguageTask
+    from qexp.runner.tasks.questions import QuestionTask
 
     if task["kind"] == "glue":
         return GLUE[task["subset"]].metrics[0]
+    if task["kind"] == "squad":
+        return QuestionTask.primary_metric
     if task["kind"] == "characters":
         return CharacterTask.primary_metric
     return (LanguageTask if task["objective"] in ("causal_lm", "masked_lm") else ImageTask).primary_metric

@@ -55,12 +55,12 @@ def test_searches_and_their_intervals(new_sweep: Any, search: str, method: str) 
 
 @pytest.mark.parametrize(
     ("task", "metric"),
-    [("pydocs_labels", "accuracy"), ("digits", "accuracy"), ("wikitext2_chars", "bits_per_character")],
+    [("pydocs_labels", "accuracy"), ("squad", "f1"), ("digits", "accuracy"), ("wikitext2_chars", "bits_per_character")],
 )
 def test_the_metric_is_the_tasks_first(new_sweep: Any, task: str, metric: str) -> None:
     model = {"digits": "tiny_vit", "wikitext2_chars": "charlm_rnn"}.get(task, "tiny_bert")
     found = written(new_sweep(f"task={task}", f"model={model}", "seed=1,2", "quant=none"))["metric"]
-    assert found == {"name": f"float/{metric}", "goal": "maximize" if metric == "accuracy" else "minimize"}
+    assert found == {"name": f"float/{metric}", "goal": "maximize" if metric in ("accuracy", "f1") else "minimize"}
 
 
 def test_what_wandb_cannot_say_is_refused(new_sweep: Any) -> None:
