@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qexp.conf.schema import ExperimentConfig
@@ -22,11 +23,10 @@ from qexp.runner.tracking import by_wandb_agent
 if TYPE_CHECKING:
     import torch
 
+    from qexp.runner.bench import Bench
     from qexp.runner.evaluation import Evaluated
     from qexp.runner.progress import ProgressReporter
-    from qexp.runner.tasks import Task
     from qexp.runner.tracking import Tracker
-    from qexp.runner.trained import Trained
 
 
 @dataclass
@@ -73,12 +73,12 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
             tracker.summary(known)
         return _filed(known, cfg.table, store)
     store.check_writable()
-    findings, status, message = Findings(), "finished", ""
+    findings, status, message, files = Findings(), "finished", "", store.files(cfg.table, cell)
     from qexp.runner.training import Diverged
 
     with Stopwatch() as watch, full_disk_explained(cfg.results_dir):
         try:
-            _measure(cfg, cell, store, findings, tracker, progress)
+            _measure(cfg, files, findings, tracker, progress)
         except Diverged as error:
             status, message = "diverged", str(error)
             findings.training["steps"] = error.step
@@ -96,7 +96,7 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
         analysis=findings.analysis,
         timings=findings.timings,
         training=findings.training,
-        artifacts=findings.artifacts | outcomes.write(store.files(cfg.table, cell), findings.outcomes),
+        artifacts=findings.artifacts | outcomes.write(files, findings.outcomes),
         message=message,
     )
     store.save(record)
@@ -130,26 +130,27 @@ def _filed(record: Record, table: str, store: Store) -> Record:
 
 
 def _measure(
-    cfg: ExperimentConfig, cell: str, store: Store, findings: Findings, tracker: Tracker, progress: ProgressReporter
+    cfg: ExperimentConfig, folder: Path, findings: Findings, tracker: Tracker, progress: ProgressReporter
 ) -> None:
+    """Everything from data to figures into ``findings``; pictures into ``folder``."""
     from qexp.runner.devices import backend_in_use, prepare_process, resolve_device
 
     device = resolve_device(cfg.device)
     prepare_process(cfg.seed, cfg.threads)
     with backend_in_use(cfg, device, progress.message):
-        _measure_on(device, cfg, cell, store, findings, tracker, progress)
+        bench = _prepared(cfg, device, findings, tracker, progress)
+        _float_figures(bench, findings)
+        if cfg.eval.outliers:
+            _analyses(bench, folder, findings)
+        for bits in cfg.quant.bits:
+            _setting(bench, bits, findings)
 
 
-def _measure_on(
-    device: torch.device,
-    cfg: ExperimentConfig,
-    cell: str,
-    store: Store,
-    findings: Findings,
-    tracker: Tracker,
-    progress: ProgressReporter,
-) -> None:
-    from qexp.runner import evaluation
+def _prepared(
+    cfg: ExperimentConfig, device: torch.device, findings: Findings, tracker: Tracker, progress: ProgressReporter
+) -> Bench:
+    """The trained network with its task."""
+    from qexp.runner.bench import Bench
     from qexp.runner.preparation import prepare_ood, prepare_task, pretrain
     from qexp.runner.trained import obtain
 
@@ -164,110 +165,53 @@ def _measure_on(
     with findings.timed("train"):
         trained = obtain(cfg, task, tokenizer, device, progress, tracker)
     findings.training |= trained.facts
-    with findings.timed("evaluate.float"):
-        network = trained.model.module
-        found = evaluation.evaluate_network("evaluating float", cfg.eval, network, task, device, progress)
-    findings.keep("float", found)
-    if (precision := cfg.train.precision) != "fp32":
-        with findings.timed(f"evaluate.{precision}"):
-            findings.keep(precision, evaluation.low_precision(cfg, trained, task, device, progress))
-    _own_arithmetic(cfg, findings, trained, task, device, progress)
-    if cfg.eval.outliers:
-        with findings.timed("outliers"):
-            _outliers(cfg, cell, store, findings, trained, task, progress)
-        with findings.timed("analyse"):
-            _analyse(cfg, cell, store, findings, trained, task, progress)
-    for bits in cfg.quant.bits:
-        _setting(cfg, bits, findings, trained, task, device, progress)
+    return Bench(cfg, trained, task, device, progress)
 
 
-def _own_arithmetic(
-    cfg: ExperimentConfig,
-    findings: Findings,
-    trained: Trained,
-    task: Task,
-    device: torch.device,
-    progress: ProgressReporter,
-) -> None:
-    """The network in the arithmetic of a method that has one: with a certificate of integer products, executed."""
+def _float_figures(bench: Bench, findings: Findings) -> None:
+    """The trained network as it is, in the format of its training, and in its method's own arithmetic."""
     from qexp.runner import evaluation
 
+    with findings.timed("evaluate.float"):
+        found = evaluation.evaluate_network(bench, "evaluating float", bench.network)
+    findings.keep("float", found)
+    if (precision := bench.cfg.train.precision) != "fp32":
+        with findings.timed(f"evaluate.{precision}"):
+            findings.keep(precision, evaluation.low_precision(bench))
     with findings.timed(f"evaluate.{OWN}"):
-        found = evaluation.own_arithmetic(cfg, trained, task, device, progress)
-    if found is not None:
-        own, certificate = found
-        findings.keep(OWN + INTEGER if certificate["products"] else OWN, own)
+        own = evaluation.own_arithmetic(bench)
+    if own is not None:
+        figures, certificate = own
+        findings.keep(OWN + INTEGER if certificate["products"] else OWN, figures)
         findings.integer[OWN] = {"certificate": certificate}
 
 
-def _setting(
-    cfg: ExperimentConfig,
-    bits: str,
-    findings: Findings,
-    trained: Trained,
-    task: Task,
-    device: torch.device,
-    progress: ProgressReporter,
-) -> None:
+def _analyses(bench: Bench, folder: Path, findings: Findings) -> None:
+    from qexp.runner import analyses
+
+    with findings.timed("outliers"):
+        findings.outliers, maps = analyses.outliers(bench, folder)
+    with findings.timed("analyse"):
+        findings.analysis, pictures = analyses.analysis(bench, folder)
+    findings.artifacts |= {what: f"{folder.name}/{name}" for what, name in (maps | pictures).items()}
+
+
+def _setting(bench: Bench, bits: str, findings: Findings) -> None:
     """One quantizer setting, simulated and, where asked for, executed in integers."""
     from qexp.runner import evaluation
 
     with findings.timed(f"evaluate.{bits}"):
-        quantized = evaluation.quantized_network(cfg, bits, trained, task, device, progress)
-        simulated = evaluation.evaluate_network(f"evaluating {bits}", cfg.eval, quantized, task, device, progress)
+        quantized = evaluation.quantized_network(bench, bits)
+        simulated = evaluation.evaluate_network(bench, f"evaluating {bits}", quantized)
     findings.keep(bits, simulated)
-    if evaluation.converter(trained).shows_ptq:
+    if evaluation.converter(bench.methods).shows_ptq:
         with findings.timed(f"evaluate.{bits}{PTQ}"):
-            plain = evaluation.quantized_network(cfg, bits, trained, task, device, progress, plain=True)
-            ptq = evaluation.evaluate_network(f"evaluating {bits} PTQ", cfg.eval, plain, task, device, progress)
-        findings.keep(bits + PTQ, ptq)
-    if cfg.eval.integer:
+            plain = evaluation.quantized_network(bench, bits, plain=True)
+            findings.keep(bits + PTQ, evaluation.evaluate_network(bench, f"evaluating {bits} PTQ", plain))
+    if bench.cfg.eval.integer:
         from qexp.runner.integer import evaluate_integer
 
         with findings.timed(f"evaluate.{bits}.integer"):
-            executed, proof = evaluate_integer(cfg, bits, quantized, simulated.metrics, trained, task, device, progress)
+            executed, proof = evaluate_integer(bench, bits, quantized, simulated.metrics)
         findings.keep(bits + INTEGER, executed)
         findings.integer[bits] = proof
-
-
-def _analyse(
-    cfg: ExperimentConfig,
-    cell: str,
-    store: Store,
-    findings: Findings,
-    trained: Trained,
-    task: Task,
-    progress: ProgressReporter,
-) -> None:
-    """What the methods measure of the float network, and pictures of it."""
-    from qexp.results.pictures import draw
-    from qexp.runner import evaluation
-
-    device = next(trained.model.module.parameters()).device
-    findings.analysis = evaluation.analysis(cfg.eval, trained, task, device, progress)
-    if cfg.eval.heatmaps and findings.analysis:
-        folder = store.files(cfg.table, cell)
-        names = draw(findings.analysis, folder, f"{cfg.model.name} on {cfg.task.name}")
-        findings.artifacts |= {what: f"{folder.name}/{name}" for what, name in names.items()}
-
-
-def _outliers(
-    cfg: ExperimentConfig,
-    cell: str,
-    store: Store,
-    findings: Findings,
-    trained: Trained,
-    task: Task,
-    progress: ProgressReporter,
-) -> None:
-    from qexp.runner import evaluation
-
-    device = next(trained.model.module.parameters()).device
-    found = evaluation.outliers(cfg.eval, trained, task, device, progress)
-    if cfg.eval.heatmaps:
-        folder = store.files(cfg.table, cell)
-        names = evaluation.write_heatmaps(found, folder, f"{cfg.model.name} on {cfg.task.name}")
-        findings.artifacts |= {what: f"{folder.name}/{name}" for what, name in names.items()}
-    for statistics in found["sites"].values():
-        statistics.pop("per_dim_max", None)
-    findings.outliers = found

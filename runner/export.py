@@ -93,6 +93,7 @@ def export_integer(cfg: ExperimentConfig, bits: str, folder: Path, progress: Pro
     """
     from qexp.models.integer import integer_model
     from qexp.models.integer_saving import save_integer
+    from qexp.runner.bench import Bench
     from qexp.runner.devices import prepare_process, require_backend, resolve_device
     from qexp.runner.evaluation import quantized_network
     from qexp.runner.preparation import prepare_task, pretrain
@@ -107,7 +108,7 @@ def export_integer(cfg: ExperimentConfig, bits: str, folder: Path, progress: Pro
         pretrain(cfg, device, progress)
     task, tokenizer = prepare_task(cfg, progress)
     trained = obtain(cfg, task, tokenizer, device, progress, NullTracker())
-    quantized = quantized_network(cfg, bits, trained, task, device, progress)
+    quantized = quantized_network(Bench(cfg, trained, task, device, progress), bits)
     integer = integer_model(quantized, trained.model, backend=cfg.kernels.int8)
     save_integer(integer, folder, own_settings(cfg, trained.facts), tokenizer)
     float32_size = sum(4 * parameter.numel() for parameter in trained.model.module.parameters())

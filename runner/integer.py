@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qexp.conf.schema import ExperimentConfig
 from qexp.models.certificate import Recorder
 from qexp.models.integer import integer_model
 from qexp.results.schema import Metric
+from qexp.runner.bench import Bench
 from qexp.runner.evaluation import Evaluated, evaluate_ood, evaluate_task
-from qexp.runner.trained import Trained
-
-if TYPE_CHECKING:
-    from qexp.runner.progress import ProgressReporter
-    from qexp.runner.tasks import Task
 
 DEFINITION = (
     "executed minus simulated, both run on the same batches of the evaluation set; metric: difference of the primary "
@@ -30,14 +25,7 @@ CONTROL_BATCHES = 2
 
 
 def evaluate_integer(
-    cfg: ExperimentConfig,
-    bits: str,
-    quantized: nn.Module,
-    simulated: dict[str, Metric],
-    trained: Trained,
-    task: Task,
-    device: torch.device,
-    progress: ProgressReporter,
+    bench: Bench, bits: str, quantized: nn.Module, simulated: dict[str, Metric]
 ) -> tuple[Evaluated, dict[str, Any]]:
     """Execute ``quantized`` in integers: its figures, and ``{"certificate": ..., "gap": ...}`` for the record.
 
@@ -46,11 +34,10 @@ def evaluate_integer(
     Raises:
         IntegerError: if a product that the integer model claims did not run in integers.
     """
-    integer = integer_model(quantized, trained.model, backend=cfg.kernels.int8)
+    integer = integer_model(quantized, bench.trained.model, backend=bench.cfg.kernels.int8)
     both = SideBySide(quantized, integer.module)
     name = f"executing {bits}"
-    found = evaluate_task(name, cfg.eval, both, task, device, progress)
-    found |= evaluate_ood(name, cfg.eval, integer.module, task, device, progress)
+    found = evaluate_task(bench, name, both) | evaluate_ood(bench, name, integer.module)
     primary = next(iter(found.metrics))
     gap = {"metric": found.metrics[primary].value - simulated[primary].value, **both.gap.result()}
     gap |= {"control": both.control_gap.result(), "definition": DEFINITION}

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer
 
-from qexp.conf.errors import UserError
 from qexp.conf.schema import ExperimentConfig, TrainConfig
 from qexp.kernels.fixed_point.mapping import NotFiniteError
 from qexp.methods.base import BaseMethod, ParameterRule
@@ -27,6 +26,7 @@ from qexp.models.quiet import quiet
 from qexp.models.sites import AdaptedModel
 from qexp.models.surgery import set_dropout
 from qexp.runner import checkpoints
+from qexp.runner.arguments import training_arguments
 from qexp.runner.callbacks import Validation, Watcher
 from qexp.runner.devices import random_state, set_random_state
 from qexp.runner.optimizer import freeze, keep_embeddings_in_32_bits, parameter_groups
@@ -93,7 +93,7 @@ def train(
         stack.enter_context(quiet())
         trainer = (MethodTrainer if precision is None else PrecisionTrainer)(
             model=model.module,
-            args=_arguments(cfg, folder, device),
+            args=training_arguments(cfg, folder, device),
             train_dataset=examples,
             data_collator=task.collator,
             callbacks=watchers,
@@ -198,61 +198,6 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         checkpoints.seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
-
-
-def _arguments(cfg: ExperimentConfig, folder: Path, device: torch.device) -> TrainingArguments:
-    recipe = cfg.train
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=recipe.max_steps,
-        per_device_train_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.gradient_accumulation,
-        optim=_known_optimizer(recipe.optimizer),
-        learning_rate=recipe.learning_rate,
-        adam_beta1=recipe.betas[0],
-        adam_beta2=recipe.betas[1],
-        adam_epsilon=recipe.epsilon,
-        weight_decay=recipe.weight_decay,
-        lr_scheduler_type=_known_schedule(recipe.schedule),
-        lr_scheduler_kwargs=dict(recipe.schedule_options),
-        warmup_steps=_warmup(recipe),
-        max_grad_norm=recipe.max_grad_norm,
-        logging_steps=recipe.logging_steps,
-        save_steps=recipe.save_steps,
-        save_total_limit=2,
-        seed=cfg.seed,
-        use_cpu=device.type == "cpu",
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        logging_nan_inf_filter=False,
-        dataloader_pin_memory=device.type == "cuda",
-    )
-
-
-def _warmup(recipe: TrainConfig) -> int | float:
-    return recipe.warmup_steps if recipe.warmup_steps < 1 else int(recipe.warmup_steps)
-
-
-def _known_optimizer(name: str) -> str:
-    from transformers.training_args import OptimizerNames
-
-    return _known("train.optimizer", name, [str(item.value) for item in OptimizerNames])
-
-
-def _known_schedule(name: str) -> str:
-    from transformers.trainer_utils import SchedulerType
-
-    return _known("train.schedule", name, [str(item.value) for item in SchedulerType])
-
-
-def _known(key: str, name: str, choices: Sequence[str]) -> str:
-    from difflib import get_close_matches
-
-    if name in choices:
-        return name
-    near = get_close_matches(name, choices, n=3) or choices[:3]
-    raise UserError(f"{key}={name}: unknown; did you mean {', '.join(near)}?")
 
 
 def resume_point(folder: Path, progress: ProgressReporter) -> Path | None:
