@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from itertools import count
 from pathlib import Path
 
@@ -58,3 +59,8 @@ def _digest(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def discard(folder: Path) -> None:
+    """Delete the checkpoints of a training run that is finished and saved."""
+    shutil.rmtree(folder, ignore_errors=True)

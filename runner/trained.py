@@ -22,9 +22,10 @@ from qexp.models.planting import plant_outliers
 from qexp.models.saving import is_saved, load_saved, read_body, read_settings, save_model, with_new_head
 from qexp.models.sites import AdaptedModel
 from qexp.runner.batches import calibration_batches
+from qexp.runner.checkpoints import discard
 from qexp.runner.identity import home_of, partial_of
 from qexp.runner.pretraining import pretraining_run, starting_model
-from qexp.runner.training import discard, resume_point, train
+from qexp.runner.training import resume_point, train
 
 if TYPE_CHECKING:
     import torch

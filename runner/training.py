@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -213,8 +212,3 @@ def resume_point(folder: Path, progress: ProgressReporter) -> Path | None:
 def _figures(entry: Mapping[str, Any]) -> dict[str, float]:
     kept = ("step", "loss", "learning_rate", "grad_norm", "underflow", "loss_scale")
     return {key: float(entry[key]) for key in kept if key in entry and math.isfinite(float(entry[key]))}
-
-
-def discard(folder: Path) -> None:
-    """Delete the checkpoints of a training run that is finished and saved."""
-    shutil.rmtree(folder, ignore_errors=True)

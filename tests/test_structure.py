@@ -122,6 +122,11 @@ def test_light_commands_load_nothing_heavy(arguments: list[str], tmp_path: Path)
     assert run.returncode == 0, run.stderr
 
 
+def test_a_sweeps_worker_claims_its_first_cell_before_anything_heavy_is_loaded() -> None:
+    program = f"import sys, qexp.runner.sweep.worker; assert not set(sys.modules) & set({sorted(HEAVY)!r})"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
 @pytest.mark.parametrize("path", TEXTS, ids=name)
 def test_no_path_of_a_developers_machine_is_named(path: Path) -> None:
     machine = ["/" + "work/", "../" + "shared", "/" + "home/", "/" + "Users/", "/" + "root/"]

@@ -17,6 +17,7 @@ from typing import Any
 
 from qexp.conf.errors import DiskFullError, RunError, UserError
 from qexp.conf.schema import ExperimentConfig
+from qexp.runner.checkpoints import discard
 from qexp.runner.experiment import run_experiment
 from qexp.runner.identity import partial_of
 from qexp.runner.rerun import config_of
@@ -30,7 +31,6 @@ from qexp.runner.sweep.processes import INTERRUPTED, Process
 from qexp.runner.sweep.progress import CellProgress
 from qexp.runner.sweep.search import Pruned, make_search
 from qexp.runner.tracking import make_tracker
-from qexp.runner.training import discard
 
 SECONDS_BETWEEN_LOOKS = 1.0
 
