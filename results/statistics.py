@@ -71,13 +71,14 @@ def welch(a: Sequence[float], b: Sequence[float]) -> float | None:
 
     1 for samples that are one constant. None where a sample has one value, or neither varies: no spread is known.
     """
-    from scipy.stats import ttest_ind
+    from scipy.stats import ttest_ind_from_stats
 
     if len({*a, *b}) == 1:
         return 1.0
     if min(len(a), len(b)) < 2 or len(set(a)) == len(set(b)) == 1:
         return None
-    return float(ttest_ind(a, b, equal_var=False).pvalue)
+    samples = ((one.mean, one.std or 0.0, one.n) for one in (summarize(a), summarize(b)))
+    return float(ttest_ind_from_stats(*next(samples), *next(samples), equal_var=False).pvalue)
 
 
 def sign_flips(differences: Sequence[float]) -> float:

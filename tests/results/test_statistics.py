@@ -6,6 +6,7 @@ from itertools import combinations, product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
 
 from qexp.results.statistics import Summary, differs, sign_flips, splits, summarize, welch
 
@@ -50,6 +51,11 @@ def test_welch_against_its_closed_form() -> None:
     from scipy.special import stdtr
 
     assert welch(a, b) == pytest.approx(2 * stdtr(freedom, -abs(t)))
+
+
+def test_welch_of_a_sample_that_does_not_vary_is_a_test_of_the_other_one() -> None:
+    assert welch([0.0625, 0.0625], [0.125, 0.0]) == 1.0
+    assert welch([1.0, 1.0, 1.0], [2.0, 2.1, 2.2]) == pytest.approx(ttest_1samp([2.0, 2.1, 2.2], 1.0).pvalue)
 
 
 def test_welch_without_a_known_spread() -> None:
