@@ -84,7 +84,8 @@ def test_a_killed_worker_a_cancellation_and_another_launcher_cost_no_record(text
     """The worker is killed in the first cell; after the second has begun the sweep is cancelled, and ends locally."""
     runs = tmp_path / "runs"
     words = [word for word in command(text_folder) if word != "launcher.threads=1"]
-    ray = [*words, "launcher=ray", "launcher.memory=1.0"]
+    longer = ("train.max_steps=100", "train.save_steps=10")  # the second cell must not end before it is cancelled
+    ray = [*words, *longer, "launcher=ray", "launcher.memory=1.0"]
     with subprocess.Popen([*PROGRAM, *ray], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
         wait_for(lambda: list(runs.glob("trained/*.partial/checkpoint-*/sealed.json")))
         folder = find_sweep(runs)
@@ -93,7 +94,7 @@ def test_a_killed_worker_a_cancellation_and_another_launcher_cost_no_record(text
         assert holder is not None
         os.kill(holder.pid, signal.SIGKILL)
         wait_for(lambda: ("started", second.cell_id) in [(event.kind, event.cell) for event in events(folder)])
-        subprocess.run([*PROGRAM, "cancel"], cwd=tmp_path, check=True, capture_output=True)
+        folder.cancel()
         out, err = parent.communicate(timeout=120)
     assert (parent.returncode, out.count(b"\n")) == (130, 1), err.decode()
     kinds = [event.kind for event in events(folder) if event.cell == first.cell_id]
