@@ -10,32 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
 
-from qexp.conf.schema import ExperimentConfig
 from qexp.runner import provenance
+from qexp.runner.compose import compose
 from qexp.runner.identity import training_id
 from qexp.runner.provenance import collect
 
-CONFIG = TypeAdapter(ExperimentConfig).validate_python(
-    {
-        "method": [{"name": "vanilla"}],
-        "model": {"name": "tiny", "source": "scratch", "dimensions": {"hidden_size": 32}},
-        "task": {"name": "pydocs", "kind": "pydocs_text"},
-        "quant": {"name": "paper"},
-        "train": {"name": "short", "max_steps": 3},
-        "eval": {},
-        "tracking": {"name": "none", "mode": "none"},
-        "seed": 5,
-    }
-)
-
 
 def test_collected_facts_are_plain_and_name_no_place_or_person() -> None:
-    facts = collect(CONFIG, "abc")
+    cfg = compose(["seed=5"])
+    facts = collect(cfg, "abc")
     text = json.dumps(facts)
     assert (facts["seed"], facts["calibration_seed"], facts["data_fingerprint"]) == (5, 2000, "abc")
-    assert facts["training_id"] == training_id(CONFIG)
+    assert facts["training_id"] == training_id(cfg)
     assert facts["packages"]["torch"] and set(facts["cpu"]["isa"]) == {"avx2", "avx_vnni", "avx512_vnni", "amx"}
     assert str(Path.home()) not in text and f'"{platform.node()}"' not in text and f'"{getpass.getuser()}"' not in text
 
