@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,10 @@ SECONDS_TO_REGISTER = 120
 
 def wandb_config(plan: SweepPlan) -> dict[str, Any]:
     """What W&B calls a sweep configuration. Raises ``UserError`` for an interval that W&B has no word for."""
+    from qexp.runner.tasks import primary_metric
+
     example = plan.cells[0].config
+    task = example["task"]
     search = plan.search or settled(SearchConfig(), [example])
     space = axes(plan.overrides)
     fixed = [axis[0] for axis in space.values() if not isinstance(axis, Interval) and len(axis) == 1]
@@ -39,7 +41,7 @@ def wandb_config(plan: SweepPlan) -> dict[str, Any]:
         **({"entity": tracking["entity"]} if tracking["entity"] else {}),
         "method": METHODS[search.search],
         "metric": {
-            "name": f"{search.setting}/{primary_metric(example['task'])}",
+            "name": f"{search.setting}/{primary_metric(task['kind'], task['subset'])}",
             "goal": "minimize" if lower_is_better(example) else "maximize",
         },
         **({"run_cap": search.trials} if search.trials else {}),
@@ -65,22 +67,6 @@ def _number(text: str) -> int | float | str:
         with suppress(ValueError):
             return kind(text)
     return text
-
-
-def primary_metric(task: Mapping[str, Any]) -> str:
-    from qexp.runner.tasks.characters import CharacterTask
-    from qexp.runner.tasks.glue import GLUE
-    from qexp.runner.tasks.image_classification import ImageTask
-    from qexp.runner.tasks.language import LanguageTask
-    from qexp.runner.tasks.questions import QuestionTask
-
-    if task["kind"] == "glue":
-        return GLUE[task["subset"]].metrics[0]
-    if task["kind"] == "squad":
-        return QuestionTask.primary_metric
-    if task["kind"] == "characters":
-        return CharacterTask.primary_metric
-    return (LanguageTask if task["objective"] in ("causal_lm", "masked_lm") else ImageTask).primary_metric
 
 
 def write_wandb(folder: SweepFolder) -> Path:

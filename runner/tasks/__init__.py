@@ -9,13 +9,39 @@ from qexp.conf.errors import UserError
 from qexp.conf.schema import Objective, TaskConfig
 from qexp.runner.tasks.base import Task, TokenTask
 from qexp.runner.tasks.characters import CharacterTask
-from qexp.runner.tasks.classification import LabelledTask
+from qexp.runner.tasks.classification import LabelledTask, label_metrics
 from qexp.runner.tasks.corpus import Corpus, load_corpus, load_evaluated_text
+from qexp.runner.tasks.image_classification import ImageTask
 from qexp.runner.tasks.image_corpus import ImageCorpus, load_images
 from qexp.runner.tasks.language import LanguageTask
 from qexp.runner.tasks.questions import QuestionTask
 
-__all__ = ["Corpus", "ImageCorpus", "Task", "build_further", "build_task", "load_corpus", "load_images"]
+__all__ = [
+    "Corpus",
+    "ImageCorpus",
+    "Task",
+    "build_further",
+    "build_task",
+    "load_corpus",
+    "load_images",
+    "primary_metric",
+]
+
+TEXT_TASKS: dict[str, type[TokenTask]] = {
+    "text": LanguageTask,
+    "pydocs_text": LanguageTask,
+    "characters": CharacterTask,
+    "glue": LabelledTask,
+    "pydocs_labels": LabelledTask,
+    "squad": QuestionTask,
+}
+"""``task.kind`` -> what is learnt and measured; all other kinds are images."""
+
+
+def primary_metric(kind: str, subset: str | None) -> str:
+    """Name of the metric that a table shows of a task, known without its data."""
+    task = TEXT_TASKS.get(kind, ImageTask)
+    return label_metrics(kind, subset)[0] if task is LabelledTask else task.primary_metric
 
 
 def build_task(
@@ -33,18 +59,11 @@ def build_task(
     of the corpus's, or the tokenizer lacks a token that it needs.
     """
     if isinstance(corpus, ImageCorpus):
-        from qexp.runner.tasks.image_classification import ImageTask
-
         return ImageTask(cfg, corpus, tokenizer, objective, max_length, seed)
     possible = ("causal_lm", "masked_lm") if corpus.objective_default is None else (corpus.objective_default,)
     if objective not in possible:
         raise UserError(f"task.objective={objective} is not possible with task={cfg.name}; use {' or '.join(possible)}")
-    kind: type[TokenTask] = LanguageTask if corpus.objective_default is None else LabelledTask
-    if cfg.kind == "squad":
-        kind = QuestionTask
-    if cfg.kind == "characters":
-        kind = CharacterTask
-    return kind(cfg, corpus, tokenizer, objective, max_length, seed, cache_dir)
+    return TEXT_TASKS[cfg.kind](cfg, corpus, tokenizer, objective, max_length, seed, cache_dir)
 
 
 def build_further(cfg: TaskConfig, data_dir: str | None, tokenizer: Any, seed: int, cache_dir: Path) -> Task:

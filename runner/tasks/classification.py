@@ -70,13 +70,17 @@ class Padding:
         return torch.stack([torch.cat((f, r) if self.left else (r, f)) for f, r in zip(fill, rows, strict=True)])
 
 
+def label_metrics(kind: str, subset: str | None) -> tuple[str, ...]:
+    """Names of a labelled task's metrics, the primary one first."""
+    return GLUE[subset or ""].metrics if kind == "glue" else ("accuracy",)
+
+
 class LabelledTask(ExampleTask, TokenTask):
     """Predict the label of each text (or pair): the largest logit, or for regression the one output."""
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        glue = GLUE.get(self.cfg.subset or "") if self.cfg.kind == "glue" else None
-        self.metrics = glue.metrics if glue is not None else ("accuracy",)
+        self.metrics = label_metrics(self.cfg.kind, self.cfg.subset)
         self.primary_metric = self.metrics[0]
         self.collator = Padding.of(self.tokenizer)
         self.outcome = "score" if self.objective == "regression" else "class"
