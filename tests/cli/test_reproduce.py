@@ -15,8 +15,9 @@ def test_a_plan_names_tables_papers_or_all(qexp: Any) -> None:
     assert outcome.code == 0
     lines = outcome.out.splitlines()
     assert lines[0].split() == ["table", "experiments", "to", "do", "to", "run", "predicted"]
-    assert [line.split()[0] for line in lines[1:4]] == ["kurtosis_qat/encoder", "kurtosis_qat/robustness", "all"]
-    assert "networks to train instead of" in lines[4] and "scale=smoke" in lines[4]
+    named = [line.split()[0] for line in lines[1:5]]
+    assert named == ["kurtosis_qat/encoder", "kurtosis_qat/encoder_rte", "kurtosis_qat/robustness", "all"]
+    assert "networks to train instead of" in lines[5] and "scale=smoke" in lines[5]
     assert qexp("reproduce", "kurtosis_qat", "--scale", "smoke", "--seeds", "7", "--dry-run").out == outcome.out
 
 
