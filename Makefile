@@ -7,6 +7,7 @@ SCALE ?= small
 RESULTS ?= runs
 WORKERS ?= auto
 SEEDS ?=
+LAUNCHER ?= local
 # The pins are for Python 3.11 and later; an older Python takes the ranges of pyproject.toml.
 PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
 
@@ -60,8 +61,8 @@ table: $(VENV)/.ready ## Table every record below RESULTS
 report: $(VENV)/.ready ## Every table, claim and figure as one page, report.html
 	$(QEXP) report --results-dir $(RESULTS)
 
-reproduce-all: $(VENV)/.ready ## Run every table at SCALE (small) with its SEEDS or these, then write the report
-	$(QEXP) reproduce all --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) results_dir=$(RESULTS) --output $(RESULTS)/tables; status=$$?; \
+reproduce-all: $(VENV)/.ready ## Run every table at SCALE (small) with SEEDS or its own by LAUNCHER (local, slurm, ray), then write the report
+	$(QEXP) reproduce all --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) launcher=$(LAUNCHER) results_dir=$(RESULTS) --output $(RESULTS)/tables; status=$$?; \
 	$(QEXP) report --results-dir $(RESULTS) --to $(RESULTS)/report.html; exit $$status
 
 clean: ## Remove the environment and caches (never records)

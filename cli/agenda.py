@@ -36,13 +36,7 @@ def print_agenda(agenda: Agenda, tables: Sequence[str], scale: str) -> None:
 def print_items(items: Sequence[Item]) -> None:
     """A line an experiment."""
     for item in items:
-        typer.echo(f"{item.cell}  {item.state:<9} {name_of(item)}")
-
-
-def name_of(item: Item) -> str:
-    """``qat,gated_attention minilm sst2 seed=1000``."""
-    methods = ",".join(choice.name for choice in item.config.method)
-    return f"{methods} {item.config.model.name} {item.config.task.name} seed={item.config.seed}"
+        typer.echo(f"{item.cell}  {item.state:<9} {item.name}")
 
 
 def _row(agenda: Agenda, table: str | None, states: Sequence[str]) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-import traceback
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
 
     from qexp.conf.schema import ExperimentConfig
     from qexp.results.schema import Record
-    from qexp.runner.agenda import Agenda, Item
+    from qexp.runner.agenda import Agenda
+    from qexp.runner.plan import Place
 
-    Cells = dict[tuple[int, int, int], ExperimentConfig]
+    Cells = dict[Place, ExperimentConfig]
 
 EPILOG = (
     "[bold]Examples[/]\n\n"
@@ -24,13 +26,15 @@ EPILOG = (
     "qexp plan all --scale small\n\n"
     "qexp reproduce quantizable_transformers/finetuned_encoder --scale small\n\n"
     "qexp reproduce quadapter --scale small --seeds 1000\n\n"
-    "qexp reproduce all --scale smoke\n\n"
+    "qexp reproduce all --scale smoke launcher=local\n\n"
+    "qexp reproduce unit_scaling launcher=slurm launcher.workers=8\n\n"
     "A finished experiment is never run twice: after a stop, the same command goes on."
 )
 What = Annotated[
     list[str],
     typer.Argument(
-        help="Tables of `qexp list tables`, papers for all their tables, or all; then key=value for every experiment.",
+        help="Tables of `qexp list tables`, papers for all their tables, or all; then key=value for every experiment, "
+        "and launcher=... as of a sweep, to run several at a time.",
         metavar="TABLE|PAPER|all... [OVERRIDES]...",
     ),
 ]
@@ -50,8 +54,9 @@ def plan(
 ) -> None:
     """Show what `qexp reproduce` would run: experiments done and to do, and time, memory and disk, from records."""
     from qexp.cli.agenda import print_agenda, print_items
+    from qexp.runner.sweep.settings import split
 
-    plans, agenda, _ = _planned(what, scale, seeds, only_missing)
+    plans, agenda, _ = _planned(_Asked(split(what)[0], scale, seeds, only_missing))
     if experiments:
         print_items(agenda.items)
     print_agenda(agenda, list(plans), scale)
@@ -75,27 +80,49 @@ def reproduce(
     """Run every experiment of tables that has no record yet, then print the tables.
 
     An experiment that fails is told, and the others go on; the end is a summary, and exit code 1 if any failed.
+    With launcher=local, slurm or ray they run as the cells of a sweep, several at a time.
     """
+    from qexp.cli.one_by_one import run_one_by_one
+    from qexp.runner.sweep.settings import split
+
     if dry_run:
         plan(what, scale, seeds, only_missing)
         return
-    plans, agenda, theirs = _planned(what, scale, seeds, only_missing)
-    failures: dict[str, str] = {}
-    ran = 0
-    for name, found in plans.items():
-        todo = [item for item in agenda.to_run(name) if item.tables[0] == name]
-        for number, item in enumerate(todo, start=1):
-            failures |= _attempt(f"[{number}/{len(todo)}]", item, quiet)
-        ran += len(todo)
-        _report(name, found, theirs, output, predictions)
-    _summarize(agenda, ran, failures)
+    words, settings = split(what)
+    asked = _Asked(words, scale, seeds, only_missing)
+    plans, agenda, theirs = _planned(asked)
+    report = partial(_report, theirs=theirs, output=output, predictions=predictions)
+    if settings:
+        failures = _run_as_sweep(asked, plans, agenda, settings, quiet)
+        for name, found in plans.items():
+            report(name, found)
+    else:
+        failures = run_one_by_one(plans, agenda, report, quiet)
+    _summarize(agenda, failures)
     if failures:
         raise typer.Exit(1)
 
 
-def _planned(
-    what: list[str], scale: str, seeds: str, only_missing: bool
-) -> tuple[dict[str, Cells], Agenda, dict[str, Record]]:
+@dataclass(frozen=True)
+class _Asked:
+    """Which tables, at which scale, with which seeds; as the user typed it."""
+
+    words: list[str]
+    scale: str
+    seeds: str
+    only_missing: bool
+
+    @property
+    def overrides(self) -> list[str]:
+        return [f"scale={self.scale}", *(word for word in self.words if "=" in word)]
+
+    @property
+    def typed(self) -> list[str]:
+        seeds = [f"--seeds {self.seeds}"] if self.seeds else []
+        return [*self.words, f"--scale {self.scale}", *seeds, *["--only-missing"] * self.only_missing]
+
+
+def _planned(asked: _Asked) -> tuple[dict[str, Cells], Agenda, dict[str, Record]]:
     """The cells of each table, every experiment once with its state and cost, and the committed records by cell id."""
     from qexp.cli.sections import chosen_tables
     from qexp.conf.errors import UserError
@@ -104,15 +131,31 @@ def _planned(
     from qexp.runner.agenda import make_agenda
     from qexp.runner.plan import cells
 
-    overrides = [f"scale={scale}", *(word for word in what if "=" in word)]
-    names = [word for word in what if "=" not in word]
+    names = [word for word in asked.words if "=" not in word]
     if not names:
         raise UserError("name at least one table or paper, or all; `qexp list tables` shows them")
-    wanted = parse_seeds(seeds)
-    plans = {name: cells(name, overrides, wanted) for name in chosen_tables(names)}
+    seeds = parse_seeds(asked.seeds)
+    plans = {name: cells(name, asked.overrides, seeds) for name in chosen_tables(names)}
     own = Store(Path(next(config.results_dir for found in plans.values() for config in found.values()))).query()
     theirs = {record.cell_id: record for root in committed() for record in Store(root).query()}
-    return plans, make_agenda(plans, own, list(theirs.values()), only_missing), theirs
+    return plans, make_agenda(plans, own, list(theirs.values()), asked.only_missing), theirs
+
+
+def _run_as_sweep(
+    asked: _Asked, plans: Mapping[str, Cells], agenda: Agenda, settings: list[str], quiet: bool
+) -> dict[str, str]:
+    """Run several experiments at a time; by cell id what went wrong. Exit code 130 where it was stopped."""
+    from qexp.cli.run import INTERRUPTED
+    from qexp.cli.sweep import failure, run_cells
+    from qexp.runner.sweep.folder import SweepFolder
+    from qexp.runner.sweep.tables import plan_tables
+
+    sweep = plan_tables(plans, agenda, asked.overrides, parse_seeds(asked.seeds), asked.typed, settings)
+    outcome = run_cells(SweepFolder.create(sweep), settings, quiet)
+    if outcome.stopped:
+        print("qexp: stopped; the same command goes on from the last checkpoints", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
+    return {state.cell.cell_id: failure(state) for state in outcome.snapshot.cells if state.status != "finished"}
 
 
 def parse_seeds(text: str) -> list[int] | None:
@@ -125,39 +168,7 @@ def parse_seeds(text: str) -> list[int] | None:
         raise UserError(f"--seeds {text}: expected whole numbers separated by commas, like 1000,2000") from None
 
 
-def _attempt(place: str, item: Item, quiet: bool) -> dict[str, str]:
-    """Run one experiment; by its cell id what went wrong, if anything did."""
-    from qexp.cli.agenda import name_of
-    from qexp.conf.errors import RunError, UserError
-
-    print(f"{place} {name_of(item)}", file=sys.stderr)
-    try:
-        record = _run(item.config, quiet)
-    except (UserError, RunError) as error:
-        told = " ".join(str(error).split())
-    except typer.Exit:
-        raise
-    except Exception as error:
-        traceback.print_exc()
-        told = f"{type(error).__name__}: {error}"
-    else:
-        told = "" if record.status == "finished" else f"{record.status}: {record.message}"
-    if told:
-        print(f"qexp: {name_of(item)}: {told}", file=sys.stderr)
-    return {item.cell: f"{item.tables[0]}, {name_of(item)}: {told}"} if told else {}
-
-
-def _run(config: ExperimentConfig, quiet: bool) -> Record:
-    from rich.console import Console
-
-    from qexp.cli.progress import make_progress
-    from qexp.cli.run import execute
-    from qexp.results.store import Store
-
-    return execute(config, Store(Path(config.results_dir)), make_progress(Console(stderr=True), quiet))
-
-
-def _report(name: str, found: Cells, theirs: Mapping[str, Record], output: Path | None, predictions: bool) -> None:
+def _report(name: str, found: Cells, *, theirs: Mapping[str, Record], output: Path | None, predictions: bool) -> None:
     from qexp.cli.spec_table import make_command, spec_table
     from qexp.cli.table import print_table
     from qexp.conf.errors import UserError
@@ -179,8 +190,9 @@ def _report(name: str, found: Cells, theirs: Mapping[str, Record], output: Path 
         write_reference(table, output / folder_of(name), predictions)
 
 
-def _summarize(agenda: Agenda, ran: int, failures: Mapping[str, str]) -> None:
+def _summarize(agenda: Agenda, failures: Mapping[str, str]) -> None:
     """How many ran, were there already, and failed, by name."""
+    ran = len(agenda.to_run())
     there = len(agenda.items) - ran
     print(f"{ran} experiments ran, {there} had a record, {len(failures)} failed or diverged", file=sys.stderr)
     for cell, told in failures.items():

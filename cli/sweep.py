@@ -99,6 +99,11 @@ def resume(
 
 def launch(folder: SweepFolder, settings: Sequence[str], quiet: bool) -> None:
     """Run what has no record yet, then say how it ended; exit code 1 where a cell has failed, 130 where stopped."""
+    _report(folder, run_cells(folder, settings, quiet), quiet)
+
+
+def run_cells(folder: SweepFolder, settings: Sequence[str], quiet: bool) -> Outcome:
+    """Run what has no record yet with the workers that ``settings`` ask for, and show how far they are."""
     from qexp.cli.sweep_view import make_view
     from qexp.runner.sweep.drive import Outcome, drive
     from qexp.runner.sweep.forecast import forecast
@@ -109,8 +114,7 @@ def launch(folder: SweepFolder, settings: Sequence[str], quiet: bool) -> None:
     composed = compose_settings(settings)
     snapshot = Watch(folder, folder.launch() + 1).look()
     if snapshot.settled:
-        _report(folder, Outcome(snapshot, stopped=False), quiet)
-        return
+        return Outcome(snapshot, stopped=False)
     todo = [state.cell for state in snapshot.cells if not state.settled]
     expected = forecast(folder, todo)
     slots = make_slots(composed.launcher, todo, expected.memory)
@@ -119,8 +123,7 @@ def launch(folder: SweepFolder, settings: Sequence[str], quiet: bool) -> None:
     view = make_view(folder, quiet)
     view.plan(snapshot, slots, expected)
     with view:
-        outcome = drive(folder, number, make_pool(folder, number, composed.launcher, slots), view.show)
-    _report(folder, outcome, quiet)
+        return drive(folder, number, make_pool(folder, number, composed.launcher, slots), view.show)
 
 
 def _show_plan(folder: SweepFolder) -> None:
@@ -172,7 +175,7 @@ def _report(folder: SweepFolder, outcome: Outcome, quiet: bool) -> None:
         show_best(folder, outcome.snapshot)
     for state in outcome.snapshot.cells:
         if state.status in ("failed", "diverged"):
-            print(f"qexp: {_failure(state)}", file=sys.stderr)
+            print(f"qexp: {failure(state)}", file=sys.stderr)
     if outcome.stopped:
         print("qexp: stopped; `qexp resume` goes on from the last checkpoints", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
@@ -188,6 +191,7 @@ def show_best(folder: SweepFolder, snapshot: Snapshot) -> None:
         typer.echo(f"{best}\n{BIAS}")
 
 
-def _failure(state: CellState) -> str:
+def failure(state: CellState) -> str:
+    """``failed: LABEL: why``, and where its log is."""
     hint = f" (qexp logs {state.cell.cell_id[:8]})" if state.status == "failed" else ""
     return f"{state.status}: {state.cell.label}: {state.message or 'see its record'}{hint}"

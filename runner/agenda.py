@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from qexp.conf.schema import ExperimentConfig
 from qexp.runner.identity import cell_id, trained_networks
-from qexp.runner.plan import by_id
+from qexp.runner.plan import Place, by_id
 from qexp.runner.predict import Cost, Predictor, Total, total
 from qexp.runner.rerun import config_of
 
@@ -20,7 +20,7 @@ DONE, DIVERGED, COMMITTED, STALE, TO_DO = "done", "diverged", "committed", "stal
 STATES = (DONE, DIVERGED, COMMITTED, STALE, TO_DO)
 """``committed``: only among the records that come with qexp; ``stale``: done by an older version of a recipe."""
 
-Cells = Mapping[tuple[int, int, int], ExperimentConfig]
+Cells = Mapping[Place, ExperimentConfig]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,12 @@ class Item:
     state: str
     tables: tuple[str, ...]
     cost: Cost
+
+    @property
+    def name(self) -> str:
+        """``qat,gated_attention minilm sst2 seed=1000``."""
+        methods = ",".join(choice.name for choice in self.config.method)
+        return f"{methods} {self.config.model.name} {self.config.task.name} seed={self.config.seed}"
 
 
 @dataclass(frozen=True)

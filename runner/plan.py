@@ -19,6 +19,9 @@ from qexp.runner.compose import compose
 from qexp.runner.identity import cell_id
 from qexp.runner.overrides import parse, replace
 
+Place = tuple[int, int, int]
+"""Seed, column and row of a table's cell."""
+
 
 def table_names() -> tuple[str, ...]:
     """Names of all table specifications, ``<paper>/<table>``, sorted."""
@@ -56,13 +59,13 @@ def plan(name: str, overrides: Sequence[str] = (), seeds: Sequence[int] | None =
     return list(by_id(cells(name, overrides, seeds)).values())
 
 
-def by_id(found: Mapping[tuple[int, int, int], ExperimentConfig]) -> dict[str, ExperimentConfig]:
+def by_id(found: Mapping[Place, ExperimentConfig]) -> dict[str, ExperimentConfig]:
     """Each experiment of the cells once, by its cell id, in their order."""
     apart = {id(config): config for config in found.values()}
     return {cell_id(config): config for config in apart.values()}
 
 
-def ids(found: Mapping[tuple[int, int, int], ExperimentConfig]) -> dict[tuple[int, int, int], str]:
+def ids(found: Mapping[Place, ExperimentConfig]) -> dict[Place, str]:
     """The cell id of every place; one that many cells share is computed once."""
     known = {id(config): cell_id(config) for config in {id(config): config for config in found.values()}.values()}
     return {place: known[id(config)] for place, config in found.items()}
@@ -70,31 +73,42 @@ def ids(found: Mapping[tuple[int, int, int], ExperimentConfig]) -> dict[tuple[in
 
 def cells(
     name: str, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None
-) -> dict[tuple[int, int, int], ExperimentConfig]:
+) -> dict[Place, ExperimentConfig]:
     """The experiment of every seed, column and row of a table; a list of experiments has one column.
 
-    The seed is the experiment's own, which ``seed=`` among the ``overrides`` decides: one run is never several seeds.
-    Nothing else of a configuration depends on it, so each cell is composed once; cells with the same overrides are the
-    same object.
+    Nothing of a configuration but its seed depends on that, so each cell is composed once; places with the same
+    overrides have the same object.
     Raises ``UserError`` that names the cell for one that does not compose.
     """
-    spec = load_table(name)
-    scale = parse(overrides).groups.get("scale", "small")
-    wanted, last = seeds or spec.seeds, (f"seed={(seeds or spec.seeds)[0]}", f"table={folder_of(name)}", *overrides)
+    rows = load_table(name).rows
     composed: dict[tuple[str, ...], ExperimentConfig] = {}
-    given_at: dict[tuple[int, int], tuple[str, ...]] = {}
-    for x, column in enumerate(spec.columns or (ColumnConfig(""),)):
-        for y, row in enumerate(spec.rows):
-            given = (*overrides_at(scale, spec, row, column), *last)
-            if given not in composed:
-                composed[given] = _cell(name, row.title, given)
-            given_at[x, y] = given
-    if any(text.lstrip("+~").partition("=")[0] == "seed" for text in overrides):
-        return {(composed[given].seed, x, y): composed[given] for (x, y), given in given_at.items()}
-    found: dict[tuple[int, int, int], ExperimentConfig] = {}
-    for seed in wanted:
-        seeded = {given: dataclasses.replace(config, seed=seed) for given, config in composed.items()}
-        found |= {(seed, x, y): seeded[given] for (x, y), given in given_at.items()}
+    seeded: dict[tuple[str, ...], ExperimentConfig] = {}
+    found: dict[Place, ExperimentConfig] = {}
+    for (seed, x, y), given in overrides_of(name, overrides, seeds).items():
+        if given[:-1] not in composed:
+            composed[given[:-1]] = _cell(name, rows[y].title, given)
+        if given not in seeded:
+            seeded[given] = dataclasses.replace(composed[given[:-1]], seed=seed)
+        found[seed, x, y] = seeded[given]
+    return found
+
+
+def overrides_of(
+    name: str, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None
+) -> dict[Place, tuple[str, ...]]:
+    """What composes the experiment of every seed, column and row; the seed stands last.
+
+    The seed is the experiment's own, which ``seed=`` among the ``overrides`` decides: one run is never several seeds.
+    """
+    spec, asked = load_table(name), parse(overrides)
+    own = [value.value for value in asked.values if value.key == "seed" and not value.delete]
+    scale = asked.groups.get("scale", "small")
+    found = {}
+    for seed in own[-1:] or seeds or spec.seeds:
+        for x, column in enumerate(spec.columns or (ColumnConfig(""),)):
+            for y, row in enumerate(spec.rows):
+                given = overrides_at(scale, spec, row, column)
+                found[seed, x, y] = (*given, f"table={folder_of(name)}", *overrides, f"seed={seed}")
     return found
 
 

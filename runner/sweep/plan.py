@@ -59,6 +59,8 @@ class SweepPlan:
     """All of them; of a search that proposes them later, one example."""
     search: SearchConfig | None = None
     """Null for a grid."""
+    program: str = "qexp sweep"
+    """What was called with ``overrides``."""
 
     @property
     def proposes(self) -> bool:
@@ -72,7 +74,7 @@ class SweepPlan:
         changed = [
             f"sweep.{key}={quoted(value)}" for key, value in search.items() if value != getattr(SearchConfig(), key)
         ]
-        return " ".join(["qexp sweep", *self.overrides, *changed])
+        return " ".join([self.program, *self.overrides, *changed])
 
     @property
     def results_dir(self) -> Path:
@@ -91,8 +93,12 @@ def plan_sweep(overrides: Sequence[str]) -> tuple[SweepPlan, SweepConfig]:
     check_search(settings.sweep, space)
     cells = make_cells(_overrides_of_cells(settings.sweep, space), varied(space))
     search = None if settings.sweep.search == "grid" else settled(settings.sweep, [cell.config for cell in cells])
-    digest = hashlib.sha256(_identity(cells, search, space).encode()).hexdigest()[:16]
-    return SweepPlan(digest, tuple(experiments), os.getcwd(), cells, search), settings
+    return SweepPlan(_identity(cells, search, space), tuple(experiments), os.getcwd(), cells, search), settings
+
+
+def plan_experiments(cells: Sequence[Cell], program: str, words: Sequence[str]) -> SweepPlan:
+    """Given cells as a sweep that the command ``program`` with ``words`` plans."""
+    return SweepPlan(_identity(cells), tuple(words), os.getcwd(), tuple(cells), program=program)
 
 
 def _overrides_of_cells(search: SearchConfig, space: Space) -> list[tuple[str, ...]]:
@@ -101,12 +107,12 @@ def _overrides_of_cells(search: SearchConfig, space: Space) -> list[tuple[str, .
     return draw(space, search.trials or 1, search.seed) if search.search == "random" else [first(space)]
 
 
-def _identity(cells: Iterable[Cell], search: SearchConfig | None, space: Space) -> str:
-    ids = " ".join(sorted(cell.cell_id for cell in cells))
-    if search is None or search.search == "random":
-        return ids
-    kept = asdict(replace(search, trials=None, max_crashes=1))
-    return json.dumps([ids, kept, {key: repr(space[key]) for key in sorted(space)}])
+def _identity(cells: Iterable[Cell], search: SearchConfig | None = None, space: Space | None = None) -> str:
+    whole = " ".join(sorted(cell.cell_id for cell in cells))
+    if search is not None and space is not None and search.search == "optuna":
+        kept = asdict(replace(search, trials=None, max_crashes=1))
+        whole = json.dumps([whole, kept, {key: repr(space[key]) for key in sorted(space)}])
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
 def make_cells(expanded: Sequence[tuple[str, ...]], places: Sequence[int]) -> tuple[Cell, ...]:
@@ -120,9 +126,13 @@ def make_cells(expanded: Sequence[tuple[str, ...]], places: Sequence[int]) -> tu
     found: dict[str, Cell] = {}
     for texts, config in zip(expanded, configs, strict=True):
         if (identity := cell_id(config)) not in found:
-            label = _label(texts, places) or "as it is"
-            found[identity] = Cell(identity, label, texts, to_dict(config), tuple(_trainings(config)))
+            found[identity] = make_cell(config, texts, _label(texts, places) or "as it is")
     return tuple(found.values())
+
+
+def make_cell(config: ExperimentConfig, overrides: tuple[str, ...], label: str) -> Cell:
+    """The cell of a configuration and the overrides that compose it."""
+    return Cell(cell_id(config), label, overrides, to_dict(config), tuple(_trainings(config)))
 
 
 def _trainings(config: ExperimentConfig) -> Iterable[str]:

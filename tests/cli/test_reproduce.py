@@ -51,6 +51,15 @@ def test_one_failure_is_not_the_others(qexp: Any) -> None:
     assert "3 experiments ran, 0 had a record, 3 failed or diverged" in outcome.err
 
 
+def test_workers_run_what_one_process_would(qexp: Any) -> None:
+    outcome = qexp("reproduce", "quickstart", "--scale", "smoke", "device=cuda:99", "-q", "launcher=local")
+    assert outcome.code == 1
+    assert outcome.err.count("torch sees 0 CUDA devices here") == 3
+    assert "failed: quickstart: vanilla minilm" in outcome.err
+    assert "3 experiments ran, 0 had a record, 3 failed or diverged" in outcome.err
+    assert "qexp reproduce quickstart device=cuda:99 --scale smoke" in qexp("status", "--all").out
+
+
 def test_a_plan_loads_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom qexp.cli.app import main\nsys.argv = ['qexp', 'plan', 'quickstart']\n"
