@@ -1,23 +1,25 @@
-"""A sweep whose processes are killed again and again, against the same sweep left alone.
+"""A sweep whose processes are killed again and again, on every launcher, against the same sweep left alone.
 
-Nothing is measured. What must hold afterwards: the same table and figures, no record lost or there twice, and no
-finished cell run again, by the event log and by the records' own files.
+Nothing is measured. What must hold afterwards: the same table and figures as those of local workers that nobody killed,
+no record lost or there twice, and no finished cell run again, by the event log and by the records' own files.
 
-Run with: python benchmarks/sweep_kill.py [--quick] [--launcher slurm] [--seed 1]
+Run with: python benchmarks/sweep_kill.py [--quick] [--kills 30] [--launchers local slurm ray] [--seed 1]
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -60,7 +62,14 @@ QUICK = Trial(
 LAUNCHERS = {
     "local": ("launcher.workers=2", "launcher.threads=1"),
     "slurm": ("launcher=slurm", "launcher.workers=2", "launcher.memory=2"),
+    "ray": ("launcher=ray", "launcher.address=local", "launcher.workers=2", "launcher.memory=2"),
 }
+
+
+def launchers_here() -> list[str]:
+    """Those of ``LAUNCHERS`` that this machine has."""
+    there = {"local": True, "slurm": shutil.which("sbatch") is not None, "ray": find_spec("ray") is not None}
+    return [name for name in LAUNCHERS if there[name]]
 
 
 class Files:
@@ -222,36 +231,46 @@ def run_again(folder: SweepFolder) -> Iterator[str]:
             done.add(event.cell)
 
 
-def trial(chosen: Trial, launcher: str, seed: int, root: Path) -> list[str]:
-    """Both sweeps below ``root``; prints what was done. What did not hold, a line each."""
-    reference, hostile = root / "undisturbed", root / "killed"
-    for folder in (reference, hostile):
-        folder.mkdir()
+def undisturbed(chosen: Trial, folder: Path) -> float:
+    """Run the sweep by local workers that are left alone; seconds a cell."""
+    folder.mkdir()
     begun = time.monotonic()
-    subprocess.run(
-        [*PROGRAM, "sweep", *words(chosen, launcher), "--quiet"], cwd=reference, check=True, stdout=subprocess.DEVNULL
-    )
-    alone = time.monotonic() - begun
-    each = alone / len(list(reference.glob("runs/adhoc/*.json")))
-    sweep = Hostile(hostile, chosen, launcher, random.Random(seed), each)
+    command = [*PROGRAM, "sweep", *words(chosen, "local"), "--quiet"]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    took, cells = time.monotonic() - begun, len(list(folder.glob("runs/adhoc/*.json")))
+    print(f"{cells} cells left alone: {took:.0f} s", flush=True)
+    return took / cells
+
+
+def killed(chosen: Trial, launcher: str, seed: int, folder: Path, reference: Path, each: float) -> list[str]:
+    """The sweep in ``folder`` with kills; prints what was done. What did not hold, a line each."""
+    folder.mkdir()
+    begun = time.monotonic()
+    sweep = Hostile(folder, chosen, launcher, random.Random(seed), each)
     faults = [*sweep.run(), *(f"its file was replaced: {cell}" for cell in sweep.files.changed())]
-    faults += differences(reference, hostile)
-    print(f"{sweep.files.look()} cells: {alone:.0f} s undisturbed, {time.monotonic() - begun - alone:.0f} s with kills")
-    print(f"{sweep.told.total()} kills:")
+    faults += differences(reference, folder)
+    print(f"launcher={launcher}: {time.monotonic() - begun:.0f} s with {sweep.told.total()} kills:")
     for what, times in sweep.told.most_common():
         print(f"  {times:3} {what}")
-    print("\n".join(faults) if faults else "the same table and figures; nothing lost, nothing twice, nothing run again")
+    told = "\n".join(faults) if faults else "the same table and figures; nothing lost, nothing twice, nothing run again"
+    print(told, flush=True)
     return faults
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="four cells of a tiny model, four kills")
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="local")
+    parser.add_argument("--quick", action="store_true", help="four cells of a tiny model, four kills a launcher")
+    parser.add_argument("--kills", type=int, help="of each launcher's sweep")
+    parser.add_argument("--launchers", nargs="+", choices=LAUNCHERS, default=launchers_here())
     parser.add_argument("--seed", type=int, default=1, help="of the kills")
     given = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        return int(bool(trial(QUICK if given.quick else FULL, given.launcher, given.seed, Path(folder))))
+    chosen = QUICK if given.quick else FULL
+    chosen = replace(chosen, kills=given.kills or chosen.kills)
+    with tempfile.TemporaryDirectory() as root:
+        reference = Path(root) / "undisturbed"
+        each = undisturbed(chosen, reference)
+        faults = [killed(chosen, name, given.seed, Path(root) / name, reference, each) for name in given.launchers]
+    return int(any(faults))
 
 
 if __name__ == "__main__":

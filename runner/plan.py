@@ -80,13 +80,13 @@ def cells(
     overrides have the same object.
     Raises ``UserError`` that names the cell for one that does not compose.
     """
-    rows = load_table(name).rows
+    spec = load_table(name)
     composed: dict[tuple[str, ...], ExperimentConfig] = {}
     seeded: dict[tuple[str, ...], ExperimentConfig] = {}
     found: dict[Place, ExperimentConfig] = {}
-    for (seed, x, y), given in overrides_of(name, overrides, seeds).items():
+    for (seed, x, y), given in _given(name, spec, overrides, seeds).items():
         if given[:-1] not in composed:
-            composed[given[:-1]] = _cell(name, rows[y].title, given)
+            composed[given[:-1]] = _cell(name, spec.rows[y].title, given)
         if given not in seeded:
             seeded[given] = dataclasses.replace(composed[given[:-1]], seed=seed)
         found[seed, x, y] = seeded[given]
@@ -100,7 +100,13 @@ def overrides_of(
 
     The seed is the experiment's own, which ``seed=`` among the ``overrides`` decides: one run is never several seeds.
     """
-    spec, asked = load_table(name), parse(overrides)
+    return _given(name, load_table(name), overrides, seeds)
+
+
+def _given(
+    name: str, spec: TableConfig, overrides: Sequence[str], seeds: Sequence[int] | None
+) -> dict[Place, tuple[str, ...]]:
+    asked = parse(overrides)
     own = [value.value for value in asked.values if value.key == "seed" and not value.delete]
     scale = asked.groups.get("scale", "small")
     found = {}
