@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from qexp.models.sources import PACKAGES
 from qexp.runner import provenance
-from qexp.runner.tracking import wandb_login
+from qexp.runner.wandb_account import wandb_login
 
 Status = Literal["ok", "missing", "note"]
 

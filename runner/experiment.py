@@ -18,7 +18,7 @@ from qexp.runner.disk import full_disk_explained
 from qexp.runner.identity import cell_id
 from qexp.runner.provenance import collect
 from qexp.runner.stopwatch import Stopwatch
-from qexp.runner.tracking import by_wandb_agent
+from qexp.runner.wandb_account import by_wandb_agent
 
 if TYPE_CHECKING:
     import torch

@@ -5,34 +5,25 @@ The record is the source of truth: whatever goes wrong here is reported once and
 
 from __future__ import annotations
 
-import configparser
 import logging
-import netrc
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import urlopen
 
-from qexp.conf.errors import RunError, UserError
+from qexp.conf.errors import UserError
 from qexp.conf.schema import ExperimentConfig
-from qexp.results.certificate import sentence
-from qexp.results.schema import INTEGER, Record
+from qexp.results.schema import Record
+from qexp.runner.tracked_values import SETTINGS_COLUMNS, settings_rows, summary_values
+from qexp.runner.wandb_account import run_id, wandb_login
 
 OnlineOrOffline = Literal["online", "offline"]
 
-SECONDS_TO_ANSWER = 15
-"""Of W&B, before it counts as out of reach."""
 ADHOC = "adhoc"
 """The table of runs that belong to none: no group of W&B."""
 
 logger = logging.getLogger(__name__)
-
-SETTINGS_COLUMNS = ("setting", "metric", "value", "higher_is_better", "n", "definition")
-"""Columns of the table of a record's metrics, one row a setting and metric."""
 
 
 VALIDATION = "validation/"
@@ -90,48 +81,6 @@ def _mode(wanted: str) -> Literal["online", "offline", "none"]:
         fallback = "offline" if wandb_login() is None else "online"
         wanted = {"disabled": "none", "offline": "offline"}.get(os.environ.get("WANDB_MODE", ""), fallback)
     return "none" if wanted == "none" else "offline" if wanted == "offline" else "online"
-
-
-def wandb_login() -> str | None:
-    """Where W&B credentials were found (never what they are), None without a login. Looks where wandb looks."""
-    for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
-        if os.environ.get(variable):
-            return variable
-    home = Path.home()
-    candidates = [os.environ["NETRC"]] if os.environ.get("NETRC") else [home / ".netrc", home / "_netrc"]
-    for path in candidates:
-        try:
-            found = netrc.netrc(str(path)).authenticators(urlsplit(wandb_address()).netloc)
-        except (OSError, netrc.NetrcParseError):
-            continue
-        if found and found[2]:
-            return str(path)
-    return None
-
-
-def wandb_address() -> str:
-    """Where the W&B server is: the environment's, else that of ``wandb login --host``, else the public one."""
-    folder = Path(os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
-    parser = configparser.ConfigParser(interpolation=None)
-    try:
-        parser.read(folder / "settings")
-    except configparser.Error:
-        pass
-    saved = parser.get("default", "base_url", fallback="https://api.wandb.ai")
-    return os.environ.get("WANDB_BASE_URL") or saved
-
-
-def require_wandb() -> None:
-    """Raise ``UserError`` without a login, ``RunError`` where the server cannot be reached: wandb tries for long."""
-    if wandb_login() is None:
-        raise UserError("no W&B login here: run `wandb login` first")
-    address = wandb_address()
-    try:
-        urlopen(address, timeout=SECONDS_TO_ANSWER).close()
-    except HTTPError:
-        return  # it answered
-    except (OSError, ValueError) as error:
-        raise RunError(f"W&B at {address} cannot be reached ({getattr(error, 'reason', error)})") from error
 
 
 class WandbTracker:
@@ -237,41 +186,9 @@ class WandbTracker:
         run.log({what: wandb.Image(str(path)) for what, path in files.items() if path.suffix == ".png"})
 
 
-def by_wandb_agent() -> bool:
-    """Whether an agent of a W&B sweep started this process: it waits for the figures of a run that it has named."""
-    return bool(os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"))
-
-
-def run_id(cell_id: str) -> str:
-    """The W&B run's id: the cell's, so that nothing is there twice; in a W&B sweep the one that its agent gave."""
-    return os.environ["WANDB_RUN_ID"] if by_wandb_agent() else cell_id
-
-
 def methods_of(cfg: ExperimentConfig) -> str:
     return "+".join(choice.name for choice in cfg.method)
 
 
 def _run_name(cfg: ExperimentConfig) -> str:
     return f"{methods_of(cfg)} {cfg.model.name} {cfg.task.name} {cfg.seed}"
-
-
-def summary_values(record: Record) -> dict[str, Any]:
-    """A record's figures by flat names: ``w8a8/accuracy``, ``w8a8.integer/gap/metric``, ``seconds/train``."""
-    values: dict[str, Any] = {"status": record.status, "cell_id": record.cell_id}
-    values |= {f"{setting}/{name}": value for setting, name, value, *_ in settings_rows(record)}
-    numbers = {k: v for k, v in record.outliers.get("summary", {}).items() if isinstance(v, (int, float))}
-    values |= {f"outliers/{name}": value for name, value in numbers.items()}
-    for bits, found in record.integer.items():
-        gap = {name: value for name, value in found["gap"].items() if isinstance(value, (int, float))}
-        values |= {f"{bits}{INTEGER}/gap/{name}": value for name, value in gap.items()}
-        values[f"{bits}{INTEGER}/certificate"] = sentence(found["certificate"])
-    return values | {f"seconds/{phase}": seconds for phase, seconds in record.timings.items()}
-
-
-def settings_rows(record: Record) -> list[tuple[Any, ...]]:
-    """One row a quantizer setting and metric, in the order of :data:`SETTINGS_COLUMNS`."""
-    return [
-        (setting, name, metric.value, metric.higher_is_better, metric.n, metric.definition)
-        for setting, metrics in record.metrics.items()
-        for name, metric in metrics.items()
-    ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from qexp.conf.errors import RunError
 from qexp.results.store import Store
-from qexp.runner.tracking import require_wandb
+from qexp.runner.wandb_account import require_wandb
 
 
 @dataclass(frozen=True)

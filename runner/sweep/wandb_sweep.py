@@ -17,7 +17,7 @@ from qexp.runner.sweep.folder import SweepFolder
 from qexp.runner.sweep.objective import lower_is_better, settled
 from qexp.runner.sweep.plan import SweepPlan
 from qexp.runner.sweep.space import Interval, Values
-from qexp.runner.tracking import require_wandb, wandb_login
+from qexp.runner.wandb_account import require_wandb, wandb_login
 
 METHODS = {"grid": "grid", "random": "random", "optuna": "bayes"}
 """Our searches by W&B's names. Its Bayesian search is W&B's own, not Optuna's."""

@@ -26,7 +26,8 @@ from qexp.runner.compose import compose
 from qexp.runner.experiment import run_experiment
 from qexp.runner.integer import CONTROL_BATCHES, LogitGap, SideBySide
 from qexp.runner.progress import SilentProgress
-from qexp.runner.tracking import NullTracker, summary_values
+from qexp.runner.tracked_values import summary_values
+from qexp.runner.tracking import NullTracker
 
 Configure = Callable[..., ExperimentConfig]
 CPU = torch.device("cpu")

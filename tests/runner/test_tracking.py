@@ -18,7 +18,9 @@ from qexp.conf.schema import ExperimentConfig
 from qexp.results.schema import Metric, Record
 from qexp.runner import tracking
 from qexp.runner.identity import cell_id
-from qexp.runner.tracking import NullTracker, WandbTracker, make_tracker, summary_values, wandb_login
+from qexp.runner.tracked_values import summary_values
+from qexp.runner.tracking import NullTracker, WandbTracker, make_tracker
+from qexp.runner.wandb_account import wandb_login
 
 EXECUTED = {
     "certificate": {
