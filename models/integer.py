@@ -15,9 +15,10 @@ from torch import nn
 
 from qexp.conf.errors import UserError
 from qexp.kernels.int8 import select
+from qexp.models.attachment import quantizer_at
 from qexp.models.integer_conversion import Claim, Conversion, InFloat
 from qexp.models.integer_layers import IntegerEmbedding, IntegerLinear
-from qexp.models.quantization import FLOAT_BITS, quantizer_at
+from qexp.models.quantization import FLOAT_BITS
 from qexp.models.sites import AdaptedModel
 from qexp.models.unit_scaled.layers import refuse_unit_scaled
 

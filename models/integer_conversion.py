@@ -11,9 +11,9 @@ from transformers.pytorch_utils import Conv1D
 from qexp.kernels.int8.composition import codes_dtype
 from qexp.kernels.quantizers import Quantizer
 from qexp.models.adapters._common import base_of, swap_class
+from qexp.models.attachment import attach, naming, quantizer_at, retire
 from qexp.models.attention import NAME
 from qexp.models.integer_layers import IntegerAttention, IntegerEmbedding, IntegerLinear, weight_codes
-from qexp.models.quantization import attach, naming, quantizer_at, retire
 from qexp.models.sites import AdaptedModel, AttentionInfo, LinearInfo, Site
 from qexp.models.surgery import parts_of
 

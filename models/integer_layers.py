@@ -19,7 +19,7 @@ from qexp.kernels.int8 import PackedWeight, int8_linear, pack_weight
 from qexp.kernels.int8.attention import AttentionGrids, int8_attention
 from qexp.kernels.quantize import QParams, dequantize, quantize
 from qexp.kernels.quantizers import Quantizer
-from qexp.models.quantization import WEIGHT, naming
+from qexp.models.attachment import WEIGHT, naming
 
 BORROWED = "borrowed"
 """Name of the submodule with the quantizers that a layer uses but that stand, and are saved, at their own sites."""

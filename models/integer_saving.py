@@ -21,11 +21,11 @@ from qexp.conf.errors import UserError
 from qexp.kernels.quantize import QParams
 from qexp.kernels.quantizers import Quantizer
 from qexp.models.adapt import adapt
+from qexp.models.attachment import WEIGHT, attach, quantizer_at, quantizer_name
 from qexp.models.folders import new_folder
 from qexp.models.integer import IntegerModel, integer_model
 from qexp.models.integer_layers import BORROWED, weight_values
 from qexp.models.loading import finish, seeded
-from qexp.models.quantization import WEIGHT, attach, quantizer_at, quantizer_name
 from qexp.models.quiet import quiet
 from qexp.models.saving import SETTINGS, Apply, describe, method_names, own_parts, read_settings
 from qexp.models.sites import AdaptedModel, Site

@@ -18,15 +18,8 @@ from qexp.kernels.quantize import QParams
 from qexp.kernels.quantizers import Quantizer
 from qexp.kernels.trained_quantizers import TrainedQuantizer
 from qexp.models.adapters._common import restore_class, swap_class
-from qexp.models.quantization import (
-    FLOAT_BITS,
-    choose_sites,
-    parse_bits,
-    quantize_by,
-    quantizer_at,
-    unhook,
-    weight_granularity,
-)
+from qexp.models.attachment import quantize_by, quantizer_at, unhook
+from qexp.models.quantization import FLOAT_BITS, choose_sites, parse_bits, weight_granularity
 from qexp.models.sites import AdaptedModel, Site
 
 WEIGHT, INPUT, OUTPUT = "trained_weight", "trained_input", "trained_output"

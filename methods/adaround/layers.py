@@ -15,8 +15,9 @@ from qexp.conf.schema import QuantConfig
 from qexp.kernels.adaround import Recipe, Rounding, learn_rounding
 from qexp.kernels.quantize import QParams
 from qexp.methods.base import Batch
+from qexp.models.attachment import quantizer_at
 from qexp.models.blocks import BlockCall, advance, block_paths, call_of, first_inputs, run_block
-from qexp.models.quantization import FLOAT_BITS, parse_bits, quantize_model, quantizer_at, run_body
+from qexp.models.quantization import FLOAT_BITS, parse_bits, quantize_model, run_body
 from qexp.models.sites import AdaptedModel, LinearInfo, Site
 
 

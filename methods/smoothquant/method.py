@@ -16,9 +16,10 @@ from qexp.conf.schema import QuantConfig
 from qexp.methods.base import BaseMethod, Batch
 from qexp.methods.smoothquant.functional import smoothing_scales
 from qexp.methods.smoothquant.settings import Settings
+from qexp.models.attachment import naming
 from qexp.models.capture import capture
 from qexp.models.folding import Scaling, fold, scalings
-from qexp.models.quantization import naming, quantize_model, run_body
+from qexp.models.quantization import quantize_model, run_body
 from qexp.models.sites import AdaptedModel, Site
 
 

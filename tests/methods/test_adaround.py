@@ -13,7 +13,8 @@ from qexp.kernels.adaround import Recipe
 from qexp.methods.adaround.layers import Stream, out_in, round_layers
 from qexp.methods.registry import acts_in_training, create, validate
 from qexp.models.adapt import adapt
-from qexp.models.quantization import quantize_model, quantizer_at, run_body
+from qexp.models.attachment import quantizer_at
+from qexp.models.quantization import quantize_model, run_body
 
 FEW = {"steps": 15, "batch_rows": 32, "learning_rate": 0.1}
 

@@ -16,10 +16,11 @@ from qexp.kernels.gates import AllHeadsLinearGate, LinearGate
 from qexp.kernels.quantizers import Quantizer
 from qexp.kernels.ranges import RangeEstimator
 from qexp.models.adapt import adapt
+from qexp.models.attachment import quantizer_at
 from qexp.models.integer import integer_model
 from qexp.models.integer_conversion import Conversion
 from qexp.models.integer_layers import IntegerAttention, IntegerEmbedding, IntegerLinear, weight_codes, weight_values
-from qexp.models.quantization import quantize_model, quantizer_at
+from qexp.models.quantization import quantize_model
 from qexp.models.surgery import parts_of, set_gate, set_probability
 
 ASYMMETRIC = QuantizerConfig(symmetric=False, granularity="per_channel")

@@ -12,17 +12,8 @@ from qexp.conf.schema import CalibrationConfig, QuantConfig, QuantizerConfig
 from qexp.kernels.quantize import fake_quantize
 from qexp.kernels.quantizers import Quantizer
 from qexp.models.adapt import adapt
-from qexp.models.quantization import (
-    INPUT,
-    OUTPUT,
-    WEIGHT,
-    calibrate,
-    choose_sites,
-    parse_bits,
-    place_quantizers,
-    quantize_model,
-    quantizer_at,
-)
+from qexp.models.attachment import INPUT, OUTPUT, WEIGHT, quantizer_at
+from qexp.models.quantization import calibrate, choose_sites, parse_bits, place_quantizers, quantize_model
 
 
 def spec(**changes):
