@@ -1,4 +1,4 @@
-"""What methods measured of themselves, on the terminal, in a few lines."""
+"""What methods measured of themselves, and scales in training, on the terminal, in a few lines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from qexp.results.scale_curves import in_words
 from qexp.results.schema import Record
 
 LARGEST = 6
@@ -20,6 +21,10 @@ def print_analysis(console: Console, record: Record) -> None:
     for method, found in record.analysis.items():
         if (print_one := printers.get(found.get("kind", ""))) is not None:
             print_one(console, method, found)
+    if scales := record.training.get("scales"):
+        console.print("[bold]standard deviations in training[/]", highlight=False)
+        for kind, words in in_words(scales):
+            console.print(f"  {kind}: {words}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_scales(console: Console, method: str, found: Mapping[str, Any]) -> None:

@@ -1,13 +1,19 @@
-"""``qexp show --scales``: a table of standard deviations before training, and a picture."""
+"""``qexp show --scales``: a table of standard deviations before training, or of a record's training, and a picture."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
 from itertools import product
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from qexp.conf.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 COLUMNS = {
     "weight": ("weight", "weight"),
@@ -35,6 +41,53 @@ def show_scales(overrides: list[str], as_json: bool) -> None:
     typer.echo(f"picture   {draw_scales(config, found)}")
 
 
+def show_scale_curves(record_id: str, results_dir: str, as_json: bool) -> None:
+    """Print the scales that a record has of its training, and where their picture is."""
+    from rich.console import Console
+
+    from qexp.cli.summary import title
+    from qexp.results.scale_curves import in_words
+    from qexp.results.store import Store
+
+    store = Store(Path(results_dir))
+    record = store.find(record_id)
+    scales = record.training.get("scales")
+    if not scales:
+        raise UserError(f"record {record.cell_id} has no scales of its training: run it with train.scales_every=50")
+    if as_json:
+        typer.echo(json.dumps(scales, indent=2))
+        return
+    console = Console()
+    console.print(title(record), highlight=False)
+    console.print(_courses(scales))
+    for name, words in in_words(scales):
+        console.print(f"{name}: {words}", markup=False, highlight=False, soft_wrap=True)
+    if picture := record.artifacts.get("scales"):
+        path = store.path(record.config["table"], record.cell_id).parent / picture
+        console.print(f"picture   {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _courses(scales: Mapping[str, Any]) -> Table:
+    """First, last, lowest and highest scale of each tensor, by kind; red outside of the band."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from qexp.results.scale_curves import courses
+    from qexp.results.scale_plot import MARKS
+
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    grid.add_column("standard deviation", overflow="fold")
+    for heading in ("first", "last", "lowest", "at step", "highest", "at step"):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    for kind, tensors in courses(scales).items():
+        grid.add_row(f"[bold]{MARKS[kind][0]}[/]")
+        for one in tensors:
+            ends = (_coloured(one.points[at][1], scales["band"]) for at in (0, -1))
+            extremes = ((_coloured(std, scales["band"]), str(step)) for step, std in (one.lowest, one.highest))
+            grid.add_row(escape(one.place), *ends, *(cell for pair in extremes for cell in pair))
+    return grid
+
+
 def print_scales(scales: Mapping[str, Any], band: list[float]) -> None:
     """Rows of places in forward order; red, and named below, is what lies outside of ``band``."""
     from rich.console import Console
@@ -54,10 +107,11 @@ def print_scales(scales: Mapping[str, Any], band: list[float]) -> None:
 
 
 def _cell(found: Mapping[str, Any] | None, band: list[float]) -> str:
-    if found is None:
-        return ""
-    text = f"{found['std']:.3g}"
-    return text if _inside(found["std"], band) else f"[bold red]{text}[/]"
+    return "" if found is None else _coloured(found["std"], band)
+
+
+def _coloured(std: float, band: list[float]) -> str:
+    return f"{std:.3g}" if _inside(std, band) else f"[bold red]{std:.3g}[/]"
 
 
 def _inside(std: float, band: list[float]) -> bool:

@@ -20,7 +20,8 @@ EPILOG = (
     "[bold]Examples[/]\n\n"
     "qexp show 3f2a91                   the record whose id begins so\n\n"
     "qexp show --sites model=tiny_opt   every place that is quantized or measured\n\n"
-    "qexp show --scales method=unit_scaling model=tiny_gpt2 task=wikitext2   standard deviations before training"
+    "qexp show --scales method=unit_scaling model=tiny_gpt2 task=wikitext2   standard deviations before training\n\n"
+    "qexp show --scales 3f2a91          standard deviations in the training of a run with train.scales_every=50"
 )
 ResultsDir = Annotated[str, typer.Option("--results-dir", help="Folder of the records.", metavar="FOLDER")]
 
@@ -29,7 +30,7 @@ def show(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A record's id or its beginning; with --sites or --scales, overrides.",
+            help="A record's id or its beginning; with --sites, overrides; with --scales, either.",
             metavar="ID|OVERRIDES",
             autocompletion=complete_override,
             show_default=False,
@@ -37,7 +38,10 @@ def show(
     ] = None,
     sites: Annotated[bool, typer.Option("--sites", help="Show the sites of the model that OVERRIDES choose.")] = False,
     scales: Annotated[
-        bool, typer.Option("--scales", help="Show scales of the tensors of the run that OVERRIDES choose.")
+        bool,
+        typer.Option(
+            "--scales", help="Show scales of tensors: before a run (OVERRIDES), or in a record's training (ID)."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     results_dir: ResultsDir = "runs",
@@ -45,14 +49,13 @@ def show(
     """Show a record again: figures, outliers, the command that makes it, and every product of its certificate.
 
     With --sites or --scales: what a run would quantize or measure, or how large its tensors are before training.
+    A record's id with --scales: how large they were in its training, if that was run with train.scales_every.
     """
     if sites:
         _show_sites(what or [], as_json)
         return
     if scales:
-        from qexp.cli.scales import show_scales
-
-        show_scales(what or [], as_json)
+        _show_scales(what or [], as_json, results_dir)
         return
     if not what or len(what) > 1:
         raise UserError(
@@ -66,6 +69,16 @@ def show(
         typer.echo(to_json(record), nl=False)
     else:
         _show_record(record, store)
+
+
+def _show_scales(what: list[str], as_json: bool, results_dir: str) -> None:
+    """Of a run that is still to be made, or where one word without ``=`` names it, of a record."""
+    from qexp.cli.scales import show_scale_curves, show_scales
+
+    if len(what) == 1 and "=" not in what[0]:
+        show_scale_curves(what[0], results_dir, as_json)
+    else:
+        show_scales(what, as_json)
 
 
 def _show_record(record: Record, store: Store) -> None:

@@ -24,6 +24,7 @@ LATER_SUBKEYS: dict[str, dict[str, Any]] = {
         "rounding": None,
         "loss_scale": None,
         "schedule_options": {},
+        "scales_every": None,
     },
 }
 """Keys that came after the first records, each with the value that holds for those: at it, no part of the cell id."""

@@ -264,6 +264,9 @@ class TrainConfig:
     loss_scale: Annotated[float, Field(gt=0.0)] | Literal["dynamic"] | None = None
     """What multiplies the loss for the backward pass; gradients are divided by it before the optimizer. ``dynamic``:
     halved, and the step left out, where a gradient overflows; doubled after 2000 good steps."""
+    scales_every: Positive | None = None
+    """Measure the standard deviation of every weight, activation and gradient before the first step, every so many
+    steps after it and before the last. Changes nothing of the training."""
     save_steps: Positive = 100
     logging_steps: Positive = 10
     keep_model: bool = True

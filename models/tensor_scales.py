@@ -1,14 +1,13 @@
 """The scale (standard deviation) of every weight, activation and gradient of a network, and what narrow formats lose.
 
 For the analysis of arXiv 2303.11257: a number format keeps a tensor well while its scale lies where the format is
-precise. Attention counts as one op: its scores and probabilities have no rows.
+precise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,9 +22,8 @@ from qexp.kernels.formats import (
     signal_to_noise,
     underflow_fraction,
 )
-from qexp.models.adapters._common import base_of
-from qexp.models.attention import NAME, AttentionParts
 from qexp.models.sites import AdaptedModel
+from qexp.models.tensor_watch import QUESTIONS, Rows, add_parameters, watched
 
 BAND = (0.1, 10.0)
 """Scales that the authors' guide calls no concern."""
@@ -36,14 +34,9 @@ FORMATS: dict[str, dict[str, Format]] = {
     "fp8": {"weight": E4M3FNUZ, "activation": E4M3FNUZ, "gradient": E5M2FNUZ},
 }
 """What a tensor of each kind is cast to: in FP8 training parameters' gradients are not."""
-QUESTIONS = "ForQuestionAnswering"
-"""transformers' name for the loss of networks that find answers."""
-_INSIDE_ATTENTION = ("scores", "probs", "probability", "rescale")
 
 Statistics = dict[str, Any]
-Scales = dict[str, dict[str, Statistics]]
-"""Place (a module's path, or ``<path>.input``) -> kind -> statistics, in the network's order. Paths are without the
-name of the body (``transformer.``) and of qexp's parts."""
+Scales = Rows[Statistics]
 
 
 def measure_scales(model: AdaptedModel, batch: Mapping[str, Tensor]) -> Scales:
@@ -51,19 +44,17 @@ def measure_scales(model: AdaptedModel, batch: Mapping[str, Tensor]) -> Scales:
 
     Statistics: ``std``, ``elements``, and for each of :data:`FORMATS` ``underflow`` and ``overflow`` (shares of
     elements) and ``snr_db`` (None where nothing is lost). Parameters that begin constant (biases, gains) have gradients
-    only, and what no gradient reaches has none; no softmax sees a key's bias, whose gradient is left out. Weights,
-    gradients and random numbers stay as they were.
+    only. Weights, gradients and random numbers stay as they were.
     """
-    network, found = model.module, _weights(model)
+    network = model.module
     devices = [p.device for p in network.parameters() if p.device.type == "cuda"][:1]
-    with torch.random.fork_rng(devices), _training_mode(network), ExitStack() as stack, torch.enable_grad():
-        for handle in _hooks(model, found):
-            stack.callback(handle.remove)
-        output = network(**batch)
-        if "labels" in batch:
-            parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
-            gradients = torch.autograd.grad(output.loss, list(parameters.values()), allow_unused=True)
-            _add_parameters(found, model, dict(zip(parameters, gradients, strict=True)))
+    with torch.random.fork_rng(devices), _training_mode(network), torch.enable_grad():
+        with watched(model, _statistics) as found:
+            output = network(**batch)
+            if "labels" in batch:
+                parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+                gradients = torch.autograd.grad(output.loss, list(parameters.values()), allow_unused=True)
+                add_parameters(found, model, dict(zip(parameters, gradients, strict=True)), _statistics)
     return {name: kinds for name, kinds in found.items() if kinds}
 
 
@@ -84,10 +75,8 @@ def random_batch(model: AdaptedModel, rows: int, length: int) -> dict[str, Tenso
 
 
 def deviations(scales: Scales) -> dict[str, dict[str, float]]:
-    """The standard deviations alone, to four digits: place -> kind -> std."""
-    return {
-        name: {kind: float(f"{found['std']:.4g}") for kind, found in kinds.items()} for name, kinds in scales.items()
-    }
+    """The standard deviations alone: place -> kind -> std."""
+    return {name: {kind: found["std"] for kind, found in kinds.items()} for name, kinds in scales.items()}
 
 
 def casting_noise(exponents: range = range(-24, 17), samples: int = 2**14) -> dict[str, Any]:
@@ -98,88 +87,16 @@ def casting_noise(exponents: range = range(-24, 17), samples: int = 2**14) -> di
     return {"exponents": list(exponents), "snr_db": curves}
 
 
-def _weights(model: AdaptedModel) -> Scales:
-    """Rows for all modules and input sites, in the network's order, with statistics of the modules' weights."""
-    found: Scales = {}
-    inputs = {site.module for site in model.sites.activations() if site.kind == "input"}
-    for path, module in model.module.named_modules():
-        if path in inputs:
-            found[f"{_place(model, path)}.input"] = {}
-        weight = module._parameters.get("weight")
-        row = {} if weight is None or weight.ndim < 2 else {"weight": _statistics(weight, "weight")}
-        found[_place(model, path)] = row
-    return found
-
-
-def _add_parameters(found: Scales, model: AdaptedModel, gradients: Mapping[str, Tensor | None]) -> None:
-    unseen = _unseen_biases(model)
-    for name, gradient in gradients.items():
-        path, _, parameter = name.rpartition(".")
-        if gradient is not None and bool(gradient.any()) and name not in unseen:
-            is_bias = parameter == "bias"
-            place = _place(model, path if is_bias or parameter == "weight" else name)
-            kind = "bias_gradient" if is_bias else "weight_gradient"
-            found.setdefault(place, {})[kind] = _statistics(gradient, kind)
-
-
-def _unseen_biases(model: AdaptedModel) -> set[str]:
-    """Biases that move all that one softmax is of alike: it does not see them, and rounding is their gradient.
-
-    Keys' in attention; and where the softmax is over a sequence's tokens, what is added to each of them last.
-    """
-    keys = {info.key for info in model.attention} - {info.value for info in model.attention}
-    unseen = {linear.module for linear in model.linears if linear.output in keys}
-    network: Any = model.module
-    if network.loss_type == QUESTIONS:
-        unseen |= {"qa_outputs", model.sites.activations()[-1].module}
-    return {f"{module}.bias" for module in unseen}
-
-
-def _place(model: AdaptedModel, path: str) -> str:
-    _, prefix = base_of(model.module)
-    return path.removeprefix(prefix).replace(f".{NAME}.", ".").removesuffix(f".{NAME}")
-
-
-def _hooks(model: AdaptedModel, found: Scales) -> Iterator[Any]:
-    """Hooks on every module without parts of its own, and on the sites that are inputs; returned as handles."""
-    kept: list[Tensor] = []  # a tensor that is freed may leave its address to another
-
-    def note(place: str, tensor: Any) -> None:
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            return
-        if any(tensor.data_ptr() == t.data_ptr() and tensor.shape == t.shape for t in kept):
-            return  # an identity hands on what is noted already
-        kept.append(tensor)
-        row = found.setdefault(place, {})
-        row["activation"] = _statistics(tensor, "activation")
-        if tensor.requires_grad:
-            tensor.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: row.update(gradient=_statistics(gradient, "gradient"))
-            )
-
-    def after(place: str, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if any(isinstance(argument, Tensor) for argument in args):  # else it hands on a parameter: an initial state
-            note(place, output)
-
-    for path, module in model.module.named_modules():
-        place = _place(model, path)
-        if not any(True for _ in module.children()) and not _is_inside_attention(model, path):
-            yield module.register_forward_hook(partial(after, place))
-    for site in model.sites.activations():
-        if site.kind == "input":
-            target, place = model.module.get_submodule(site.module), f"{_place(model, site.module)}.input"
-            yield target.register_forward_pre_hook(lambda _, args, place=place: note(place, args[0]))
-
-
-def _is_inside_attention(model: AdaptedModel, name: str) -> bool:
-    parent, _, part = name.rpartition(".")
-    return part in _INSIDE_ATTENTION and isinstance(model.module.get_submodule(parent), AttentionParts)
+@torch.no_grad()
+def standard_deviation(tensor: Tensor, kind: str = "") -> float:
+    """To four digits, whatever the kind; 0 of a single element."""
+    return float(f"{float(tensor.float().std()):.4g}") if tensor.numel() > 1 else 0.0
 
 
 @torch.no_grad()
 def _statistics(tensor: Tensor, kind: str) -> Statistics:
     x = tensor.detach().float()
-    found: Statistics = {"std": float(x.std()) if x.numel() > 1 else 0.0, "elements": x.numel()}
+    found: Statistics = {"std": standard_deviation(x), "elements": x.numel()}
     for name, formats in FORMATS.items():
         if (fmt := formats.get(kind)) is not None:
             found[name] = {

@@ -8,11 +8,13 @@ from typing import Any
 
 from qexp.conf.errors import UserError
 from qexp.results.kurtosis_plot import draw_kurtosis
+from qexp.results.scale_curves import draw_scale_curves
 from qexp.results.scale_plot import draw_scales
 from qexp.results.split_plot import draw_split
 
 KINDS: dict[str, Callable[[Mapping[str, Any], Path, str], None]] = {
     "outlier_split": draw_split,
+    "scale_curves": draw_scale_curves,
     "tensor_scales": draw_scales,
     "weight_kurtosis": draw_kurtosis,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ MARKS = {
     "bias_gradient": ("gradients of biases", "#94346e", "x"),
 }
 """Kind of a tensor -> its name, colour and marker."""
+STROKES = ("-", "--", ":")
+"""Of the formats, in their order."""
 HEIGHT_OF_A_PLACE = 0.15
 LOWEST = 2.0**-40
 """Where scales below are drawn, zero among them."""
@@ -78,9 +80,15 @@ def _places(
 
 def _casting(axes: Axes, noise: Mapping[str, Any]) -> None:
     """Signal to noise of casting normal numbers of each scale."""
-    scales = [2.0**e for e in noise["exponents"]]
-    for (name, curve), style in zip(noise["snr_db"].items(), ("-", "--", ":"), strict=False):
-        axes.plot(scales, [math.nan if snr is None else snr for snr in curve], style, color="0.2", label=name)
+    for name, style, scales, curve in snr_curves(noise):
+        axes.plot(scales, curve, style, color="0.2", label=name)
     axes.set_ylabel("SNR of casting [dB]", size=8)
     axes.legend(fontsize=7, loc="center left")
     axes.grid(color="0.9", linewidth=0.5)
+
+
+def snr_curves(noise: Mapping[str, Any]) -> Iterator[tuple[str, str, list[float], list[float]]]:
+    """Of each format its name, its stroke, and what is drawn: scales, and the signal to noise [dB] of casting there."""
+    scales = [2.0**e for e in noise["exponents"]]
+    for (name, curve), stroke in zip(noise["snr_db"].items(), STROKES, strict=False):
+        yield name, stroke, scales, [math.nan if snr is None else snr for snr in curve]

@@ -84,5 +84,5 @@ class Validation(TrainerCallback):  # type: ignore[misc]
 
 
 def _last_loss(state: TrainerState) -> str:
-    losses = [entry["loss"] for entry in state.log_history[-1:] if "loss" in entry]
-    return f"loss {losses[0]:.3f}" if losses else ""
+    loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
+    return "" if loss is None else f"loss {loss:.3f}"

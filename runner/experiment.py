@@ -81,7 +81,8 @@ def run_experiment(cfg: ExperimentConfig, store: Store, tracker: Tracker, progre
             _measure(cfg, files, findings, tracker, progress)
         except Diverged as error:
             status, message = "diverged", str(error)
-            findings.training["steps"] = error.step
+            findings.training |= {"steps": error.step, "scales": error.scales}
+    _draw_scales(cfg, files, findings)
     record = Record(
         cell_id=cell,
         status=status,  # type: ignore[arg-type]
@@ -194,6 +195,17 @@ def _analyses(bench: Bench, folder: Path, findings: Findings) -> None:
     with findings.timed("analyse"):
         findings.analysis, pictures = analyses.analysis(bench, folder)
     findings.artifacts |= {what: f"{folder.name}/{name}" for what, name in (maps | pictures).items()}
+
+
+def _draw_scales(cfg: ExperimentConfig, folder: Path, findings: Findings) -> None:
+    """The picture of scales over the steps of training, where they were measured; of a diverged one too."""
+    if cfg.eval.heatmaps and (scales := findings.training.get("scales")):
+        from qexp.models.tensor_scales import casting_noise
+        from qexp.results.pictures import draw
+
+        title = f"{'+'.join(choice.name for choice in cfg.method)}, {cfg.model.name} on {cfg.task.name}"
+        drawn = draw({"scales": scales | {"casting": casting_noise()}}, folder, title)
+        findings.artifacts |= {what: f"{folder.name}/{name}" for what, name in drawn.items()}
 
 
 def _setting(bench: Bench, bits: str, findings: Findings) -> None:

@@ -32,7 +32,8 @@ def pretrain(cfg: ExperimentConfig, device: torch.device, progress: ProgressRepo
     facts = obtain(earlier, task, tokenizer, device, progress, NullTracker()).facts
     prepare_process(cfg.seed, cfg.threads)  # random numbers of the run do not depend on who trained the network
     kept = {key: facts[key] for key in ("steps", "final_loss")}
-    return {"training_id": training_id(earlier), "data_fingerprint": task.fingerprint, **kept}
+    scales = {"scales": facts["scales"]} if facts.get("scales") else {}
+    return {"training_id": training_id(earlier), "data_fingerprint": task.fingerprint, **kept, **scales}
 
 
 def prepare_task(cfg: ExperimentConfig, progress: ProgressReporter) -> tuple[Task, Any]:

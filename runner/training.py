@@ -29,6 +29,7 @@ from qexp.runner.arguments import training_arguments
 from qexp.runner.callbacks import Validation, Watcher
 from qexp.runner.devices import random_state, set_random_state
 from qexp.runner.optimizer import freeze, keep_embeddings_in_32_bits, parameter_groups
+from qexp.runner.scale_recorder import ScaleRecorder, scale_curves
 from qexp.runner.stopping import StopRequest
 from qexp.runner.tasks.epochs import TellEpoch
 
@@ -44,6 +45,8 @@ class Diverged(Exception):
     def __init__(self, step: int, what: str):
         super().__init__(f"{what} after step {step}")
         self.step, self.what = step, what
+        self.scales: dict[str, Any] = {}
+        """As :attr:`TrainingResult.scales`, of the steps before."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class TrainingResult:
     """Method -> what the first step of this process really multiplied, for methods that claim something of it."""
     precision: dict[str, Any] = field(default_factory=dict)
     """Of FP16, BF16 and FP8: certificate, what the format lost of each tensor, loss scale (``docs/precision.md``)."""
+    scales: dict[str, Any] = field(default_factory=dict)
+    """Standard deviations of all tensors every ``train.scales_every`` steps (``docs/record.md``)."""
 
 
 def train(
@@ -101,7 +106,11 @@ def train(
         if isinstance(trainer, PrecisionTrainer) and precision is not None:
             trainer.install_precision(stack, precision, cfg.train)
         stack.enter_context(stop.listening())
-        output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        try:
+            output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        except Diverged as error:
+            error.scales = scale_curves(trainer.state.log_history)
+            raise
     if stop.requested and trainer.state.global_step < cfg.train.max_steps:
         raise KeyboardInterrupt
     curve = [_figures(entry) for entry in trainer.state.log_history if "loss" in entry]
@@ -115,6 +124,7 @@ def train(
         seconds_per_step=float(output.metrics["train_runtime"]) / steps if steps else None,
         certificates=trainer.certificates,
         precision=trainer.facts() if isinstance(trainer, PrecisionTrainer) else {},
+        scales=scale_curves(trainer.state.log_history),
     )
 
 
@@ -138,6 +148,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         self.adapted, self.methods, self.cfg = model, methods, cfg
         self.unproven = [m for m in methods if type(m).certify_step is not BaseMethod.certify_step]
         self.certificates: dict[str, Any] = {}
+        self.scales = ScaleRecorder(model, cfg.scales_every)
         self.ffn_outputs: Mapping[str, Tensor] = {}
         if cfg.ffn_output_penalty:
             self.ffn_outputs = stack.enter_context(capture(model.module, model.sites.with_role("ffn_output")))
@@ -167,7 +178,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         recorder = Recorder() if self.unproven else None
         before, plain = random_state(), partial(super().training_step, model, inputs, num_items_in_batch)
         try:
-            with recorder or nullcontext():
+            with recorder or nullcontext(), self.scales.over(self.state, self.accelerator.sync_gradients):
                 loss: Tensor = plain()
         except NotFiniteError as error:
             raise Diverged(self.state.global_step, str(error)) from error
