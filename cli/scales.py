@@ -23,6 +23,8 @@ COLUMNS = {
     "bias_gradient": ("∂ bias", "gradient of the bias"),
 }
 """Kind of a tensor -> heading, and in words."""
+EVERY = 4
+"""Powers of two between the scales at which signal to noise is printed."""
 LISTED = 4
 """Tensors that a summary names."""
 
@@ -38,6 +40,7 @@ def show_scales(overrides: list[str], as_json: bool) -> None:
         typer.echo(json.dumps(found, indent=2))
         return
     print_scales(found["scales"], found["band"])
+    print_casting(found["casting"])
     typer.echo(f"picture   {draw_scales(config, found)}")
 
 
@@ -104,6 +107,21 @@ def print_scales(scales: Mapping[str, Any], band: list[float]) -> None:
     console.print(grid)
     for line in _summary(scales, band):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_casting(noise: Mapping[str, Any]) -> None:
+    """Signal to noise of casting normal numbers to each format, at every fourth power of two."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = [(place, power) for place, power in enumerate(noise["exponents"]) if power % EVERY == 0]
+    grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    grid.add_column("SNR of casting [dB]")
+    for _, power in shown:
+        grid.add_column(f"2^{power}", justify="right", no_wrap=True)
+    for name, curve in noise["snr_db"].items():
+        grid.add_row(name, *("–" if curve[place] is None else f"{curve[place]:.1f}" for place, _ in shown))
+    Console().print(grid)
 
 
 def _cell(found: Mapping[str, Any] | None, band: list[float]) -> str:

@@ -36,6 +36,7 @@ def test_the_table_and_what_lies_outside(qexp: Any, measured: None) -> None:
     assert [line.split() for line in lines if line.startswith("h.0.mlp.c_fc")] == [["h.0.mlp.c_fc", "1", "0.002"]]
     assert "within [0.1, 10]: 2 of 3; outside: gradient at the output of h.0.mlp.c_fc" in lines
     assert "fp8 underflow: up to 25.00% of elements (weight of h.0.mlp.c_fc)" in lines
+    assert [line.split() for line in lines if line.startswith("FP16")] == [["FP16", "73.6"]]
     assert lines[-1] == "picture   runs/scales/x/vanilla.png"
 
 

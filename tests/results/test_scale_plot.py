@@ -19,8 +19,10 @@ def analysis(**more: Any) -> dict[str, Any]:
 
 def test_the_same_scales_are_the_same_picture(tmp_path: Path) -> None:
     casting = {"exponents": [-1, 0, 1], "snr_db": {"FP16": [73.5, 73.6, None], "FP8 E4": [31.0, 31.0, 30.0]}}
+    cast = {"underflow": 0.25, "overflow": 0.5}
+    lost = {"wte": {"weight": {"std": 1.0, "fp16": cast, "fp8": cast}}, "ln_f": {"gradient": {"std": 0.0}}}
     for folder in ("a", "b"):
-        written = draw(analysis(casting=casting), tmp_path / folder, "tiny_gpt2 on wikitext2")
+        written = draw(analysis(casting=casting, scales=lost), tmp_path / folder, "tiny_gpt2 on wikitext2")
         assert written == {"unit_scaling": "unit_scaling.png"}
     first, second = ((tmp_path / folder / "unit_scaling.png").read_bytes() for folder in ("a", "b"))
     assert first == second and first.startswith(b"\x89PNG")
