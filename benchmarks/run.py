@@ -26,7 +26,7 @@ BENCHMARKS += ("int8_gemm", "int8_model", "int8_gpu")
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, REFERENCE = ROOT / "docs" / "performance.md", ROOT / "results" / "reference"
 FIGURES, GPU_FIGURES = REFERENCE / "performance.json", REFERENCE / "performance_gpu.json"
-PACKAGES = ("torch", "transformers", "numpy", "torchao", "optimum-quanto", "bitsandbytes")
+PACKAGES = ("torch", "transformers", "numpy", "torchao", "optimum-quanto", "bitsandbytes", "unit-scaling")
 HEADER = """# Performance
 
 Written by `make bench` (`python benchmarks/run.py`); do not edit by hand. Every figure compares things measured by

@@ -1,5 +1,8 @@
 """A training step of a unit-scaled GPT-2 against the same step of the ordinary one, eager and compiled.
 
+Beside it the authors' library, on one decoder of torch's parts, qexp's and theirs: it converts no GPT-2, whose linear
+layers are ``Conv1D``.
+
 Run with: python benchmarks/unit_scaled_step.py
 """
 
@@ -10,10 +13,19 @@ from functools import partial
 
 from child import in_child
 from measure import Report, by_turns, ratio, seconds
+from tables import markdown
 
 SIZES = {"n_layer": 4, "n_embd": 256, "n_head": 4, "vocab_size": 8192, "n_positions": 128}
 DROPOUTS = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 BATCH, LENGTH = 8, 128
+PEERS = ("qexp", "unit-scaling")
+TEXT = """
+## Unit scaling beside the authors' library
+
+A training step of one decoder (4 layers x 256, 8 x 128 tokens, LayerNorm, GELU, AdamW) made of qexp's unit-scaled parts
+and of those of the authors' library `unit-scaling`, each against the same decoder of torch's parts, all by turns.
+
+"""
 
 
 def make_step(unit_scaled: bool, compiled: bool) -> Callable[[], None]:
@@ -49,12 +61,23 @@ def step_seconds(compiled: bool, turns: int) -> dict[str, list[float]]:
 
 
 def measure(turns: int = 11) -> Report:
-    results = []
+    results, rows = [], []
     for words, compiled in {"eager": False, "compiled": True}.items():
         times = in_child("unit_scaled_step", "step_seconds", compiled, turns)
         what = f"unit-scaled training step, {words}: time"
         results.append(ratio(what, times["unit_scaled"], times["ordinary"], "ordinary step, same sizes", 1.05))
-    return Report(results)
+        rows.append([words, *_beside_the_authors(compiled, turns)])
+    return Report(results, TEXT + markdown(("step", *PEERS), rows))
+
+
+def _beside_the_authors(compiled: bool, turns: int) -> list[str]:
+    """The ratio and its quartiles of each of :data:`PEERS`; or why there is none."""
+    try:
+        times = in_child("unit_scaled_decoder", "step_seconds", compiled, turns)
+    except RuntimeError as error:
+        return [f"failed: {error}"] * len(PEERS)
+    found = [ratio("", times[whose], times["torch"], "", 1.05) for whose in PEERS]
+    return [f"{one.figure} ({one.spread})" for one in found]
 
 
 if __name__ == "__main__":
