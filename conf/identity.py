@@ -24,6 +24,7 @@ LATER_SUBKEYS: dict[str, dict[str, Any]] = {
         "rounding": None,
         "loss_scale": None,
         "schedule_options": {},
+        "devices": 1,
         "scales_every": None,
     },
 }

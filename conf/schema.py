@@ -233,6 +233,8 @@ class TrainConfig:
     max_steps: Annotated[int, Field(ge=0)] = 0
     batch_size: Positive = 32
     gradient_accumulation: Positive = 1
+    devices: Positive = 1
+    """GPUs of this machine that share every batch of ``batch_size``; with ``device=cpu``, processes (data parallel)."""
     optimizer: str = "adamw_torch_fused"
     """Any ``optim`` that transformers' ``TrainingArguments`` takes, bitsandbytes' 8-bit ones included."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4

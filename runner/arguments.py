@@ -15,10 +15,10 @@ from qexp.conf.schema import ExperimentConfig, TrainConfig
 def training_arguments(cfg: ExperimentConfig, folder: Path, device: torch.device) -> TrainingArguments:
     """The recipe in the Trainer's words. Raises ``UserError`` for an optimizer or schedule that it does not know."""
     recipe = cfg.train
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=recipe.max_steps,
-        per_device_train_batch_size=recipe.batch_size,
+        per_device_train_batch_size=recipe.batch_size // recipe.devices,
         gradient_accumulation_steps=recipe.gradient_accumulation,
         optim=_known_optimizer(recipe.optimizer),
         learning_rate=recipe.learning_rate,
@@ -40,7 +40,10 @@ def training_arguments(cfg: ExperimentConfig, folder: Path, device: torch.device
         remove_unused_columns=False,
         logging_nan_inf_filter=False,
         dataloader_pin_memory=device.type == "cuda",
+        average_tokens_across_devices=False,  # MethodTrainer weighs the parts of a batch itself
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # else one process would take every GPU that it sees, a batch for each
+    return arguments
 
 
 def _warmup(recipe: TrainConfig) -> int | float:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from qexp.conf.errors import RunError
 from qexp.kernels.fixed_point.mapping import NotFiniteError
+from qexp.runner import ranks
 from qexp.runner.devices import random_state, set_random_state
 from qexp.runner.stopping import StopRequest
 from qexp.runner.tracking import VALIDATION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import torch
 
     from qexp.methods.base import BaseMethod
     from qexp.models.sites import AdaptedModel
@@ -38,6 +38,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self.model, self.methods, self.progress, self.tracker, self.stop = model, methods, progress, tracker, stop
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if ranks.rank():
+            torch.manual_seed(args.seed + ranks.rank())  # dropout of its own; the data keep the order of the run's seed
         self.progress.start("training", state.max_steps)
         self.progress.advance(state.global_step)
 
@@ -45,7 +47,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         for method in self.methods:
             method.after_step(self.model, state.global_step)
         self.progress.advance(state.global_step, note=_last_loss(state))
-        if self.stop.requested:
+        if ranks.any_of(self.stop.requested):
+            self.stop.requested = True
             control.should_save = True
             control.should_training_stop = True
 

@@ -32,6 +32,7 @@ from qexp.results.select import flatten
 from qexp.runner import choices
 from qexp.runner.characters import settle_characters
 from qexp.runner.checking import check, check_key
+from qexp.runner.devices_choice import check_devices
 from qexp.runner.images import settle_images
 from qexp.runner.ood import settle_ood
 from qexp.runner.overrides import Request, Value, choose, known, parse
@@ -61,6 +62,7 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
         config = _settle(tree, request, implied)
     asked = [value.key for value in request.values]
     config = settle_precision(settle_images(settle_characters(config, asked), asked), asked)
+    check_devices(config)
     config = settle_pretraining(
         config,
         lambda name: _further_task(name, config),
@@ -123,7 +125,9 @@ def _recipe_of(
     own = from_scratch_only(config.method)
     shared = {key: value for key, value in implied.items() if own and key.startswith("train.")}
     train = _settle(_compose_groups(request), request, shared).train
-    return settle_precision(replace(config, train=train, method=own), [value.key for value in values]).train
+    run = settle_precision(replace(config, train=train, method=own), [value.key for value in values])
+    check_devices(run)
+    return run.train
 
 
 def _with_bits(choice: MethodChoice, quant: QuantConfig) -> MethodChoice:

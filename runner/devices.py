@@ -37,6 +37,18 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def require_devices(cfg: ExperimentConfig) -> None:
+    """Raise ``UserError`` where ``train.devices`` are more than there are."""
+    import torch
+
+    wanted, there = cfg.train.devices, torch.cuda.device_count()
+    if cfg.device != "cpu" and wanted > there:
+        raise UserError(
+            f"train.devices={wanted}: torch sees {there} CUDA devices here; with device=cpu, {wanted} processes share "
+            "the CPU"
+        )
+
+
 def prepare_process(seed: int, threads: int | None) -> None:
     """Seed Python, NumPy and torch, and set torch's CPU threads where a number is given."""
     import torch

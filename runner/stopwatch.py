@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Cost:
+    """CPU time [s] and peak memory [bytes] of a process that has ended."""
+
+    cpu: float
+    memory: int
+    gpu_memory: int
 
 
 class Stopwatch:
@@ -19,6 +30,7 @@ class Stopwatch:
     def __init__(self) -> None:
         self.wall = self.cpu = 0.0
         self.peak_memory = self.peak_gpu_memory = 0
+        self._charged: list[Cost] = []
 
     def __enter__(self) -> Stopwatch:
         for outer in self._running:
@@ -33,10 +45,25 @@ class Stopwatch:
         for watch in self._running:
             watch._note_peaks()
         self._running.remove(self)
+        self.cpu += sum(cost.cpu for cost in self._charged)
+        self.peak_memory += max((cost.memory for cost in self._charged), default=0)
+        self.peak_gpu_memory = max([self.peak_gpu_memory, *(cost.gpu_memory for cost in self._charged)])
+
+    @classmethod
+    def charge(cls, costs: Sequence[Cost]) -> None:
+        """Add what processes cost that worked for this one at once: their memory to the peak, which all had together.
+        Of GPU memory the largest counts, which is what a device must have."""
+        cpu, memory = sum(cost.cpu for cost in costs), sum(cost.memory for cost in costs)
+        for watch in cls._running:
+            watch._charged.append(Cost(cpu, memory, max((cost.gpu_memory for cost in costs), default=0)))
 
     def _note_peaks(self) -> None:
         self.peak_memory = max(self.peak_memory, _peak_memory())
         self.peak_gpu_memory = max(self.peak_gpu_memory, _peak_gpu_memory())
+
+    def cost(self) -> Cost:
+        """Of this process, for the one that it worked for."""
+        return Cost(self.cpu, self.peak_memory, self.peak_gpu_memory)
 
     def facts(self) -> dict[str, float]:
         """The figures under the names that a record's provenance has."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qexp.conf.errors import UserError
+from qexp.conf.errors import RunError, UserError
 from qexp.conf.schema import ExperimentConfig, MethodChoice, ModelConfig
 from qexp.methods import registry
 from qexp.methods.base import BaseMethod, Context, Surgery
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from qexp.runner.progress import ProgressReporter
+    from qexp.runner.stopping import StopRequest
     from qexp.runner.tasks import Task
     from qexp.runner.tracking import Tracker
 
@@ -118,32 +119,77 @@ def obtain(
     tracker: Tracker,
 ) -> Trained:
     """The trained network for ``cfg`` on ``device``: loaded when it was trained before, else trained and kept."""
+    if not cfg.train.max_steps:
+        return train_network(cfg, task, tokenizer, device, None, progress, tracker)
     home = home_of(cfg)
-    if home.is_dir() and cfg.train.max_steps:
-        if (trained := _load(cfg, home, task, device, progress)) is not None:
-            return trained
+    if home.is_dir() and (trained := _load(cfg, home, task, device, progress)) is not None:
+        progress.message(f"using the network trained before: {home}")
+        return trained
+    resume_from = resume_point(partial_of(cfg), progress)
+    if cfg.train.devices > 1:
+        return _trained_in_processes(cfg, task, device, resume_from, progress, tracker)
+    trained = train_network(cfg, task, tokenizer, device, resume_from, progress, tracker)
+    if cfg.train.keep_model:
+        keep(trained, cfg, tokenizer)
+    discard(partial_of(cfg))
+    return trained
+
+
+def _trained_in_processes(
+    cfg: ExperimentConfig,
+    task: Task,
+    device: torch.device,
+    resume_from: Path | None,
+    progress: ProgressReporter,
+    tracker: Tracker,
+) -> Trained:
+    from qexp.runner.distributed import train_in_processes
+
+    home = home_of(cfg)
+    train_in_processes(cfg, device, resume_from, progress, tracker)
+    if (trained := _load(cfg, home, task, device, progress)) is None:
+        raise RunError("the network that was trained cannot be read back; the same command trains it again")
+    if not cfg.train.keep_model:
+        shutil.rmtree(home)
+    discard(partial_of(cfg))
+    return trained
+
+
+def train_network(
+    cfg: ExperimentConfig,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase | PixelFormat,
+    device: torch.device,
+    resume_from: Path | None,
+    progress: ProgressReporter,
+    tracker: Tracker,
+    stop: StopRequest | None = None,
+) -> Trained:
+    """The network of ``cfg`` trained in this process, alone or as one of several, from a checkpoint where one is given.
+
+    Raises ``Diverged`` and ``KeyboardInterrupt`` as training does.
+    """
     model, methods, surgery = prepared_network(cfg, task, tokenizer)
     active = acting(methods)
     model.module.to(device)
     facts: dict[str, Any] = {"steps": 0, "replaced": [asdict(change) for change in surgery.replaced]}
     before = {method.name: method.begin(model) for method in active}
-    partial = partial_of(cfg)
-    resume_from = resume_point(partial, progress) if cfg.train.max_steps else None
     if resume_from is None:
         for name, found in _calibrate(cfg, model, active, task, device, progress).items():
             before[name] |= found
     if any(before.values()):
         facts["before"] = before
     if cfg.train.max_steps:
-        facts |= asdict(train(cfg, model, active, task, partial, resume_from, device, progress, tracker))
+        facts |= asdict(train(cfg, model, active, task, partial_of(cfg), resume_from, device, progress, tracker, stop))
     for method in active:
         method.finish(model)
-    if cfg.train.max_steps:
-        if cfg.train.keep_model:
-            save_model(model, tokenizer, home, own_settings(cfg, facts))
-        discard(partial)
     model.module.eval()
     return Trained(model, methods, facts)
+
+
+def keep(trained: Trained, cfg: ExperimentConfig, tokenizer: PreTrainedTokenizerBase | PixelFormat) -> None:
+    """Put a trained network where others of the same training find it."""
+    save_model(trained.model, tokenizer, home_of(cfg), own_settings(cfg, trained.facts))
 
 
 def prepared_network(
@@ -211,6 +257,5 @@ def _load(
         home.rename(aside)
         progress.message(f"set aside a trained model that cannot be read ({error}): {aside}")
         return None
-    progress.message(f"using the network trained before: {home}")
     model.module.to(device).eval()
     return Trained(model, methods, settings["training"])

@@ -24,7 +24,7 @@ from qexp.models.precision import make_precision
 from qexp.models.quiet import quiet
 from qexp.models.sites import AdaptedModel
 from qexp.models.surgery import set_dropout
-from qexp.runner import checkpoints
+from qexp.runner import checkpoints, ranks
 from qexp.runner.arguments import training_arguments
 from qexp.runner.callbacks import Validation, Watcher
 from qexp.runner.devices import random_state, set_random_state
@@ -47,6 +47,13 @@ class Diverged(Exception):
         self.step, self.what = step, what
         self.scales: dict[str, Any] = {}
         """As :attr:`TrainingResult.scales`, of the steps before."""
+
+    def __reduce__(self) -> tuple[type[Diverged], tuple[int, str], dict[str, Any]]:
+        return Diverged, (self.step, self.what), self.__dict__
+
+
+class StoppedElsewhere(Exception):
+    """Training diverged in another of the processes that train together, which says why."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +84,14 @@ def train(
     device: torch.device,
     progress: ProgressReporter,
     tracker: Tracker,
+    stop: StopRequest | None = None,
 ) -> TrainingResult:
     """Train ``model`` in place with checkpoints below ``folder``, going on from one of them where it is given.
 
+    One of several processes (:mod:`~qexp.runner.ranks`) does its part. ``stop``: a wish that may be there already.
+
     Raises:
-        Diverged: if the loss stops being finite; the last checkpoint stays.
+        Diverged: if the loss stops being finite; the last checkpoint stays. StoppedElsewhere.
         KeyboardInterrupt: after SIGINT or SIGTERM, once a checkpoint is written.
     """
     from qexp.runner.precision_training import PrecisionTrainer
@@ -89,7 +99,7 @@ def train(
     _tell_of_loss_scale(cfg.train, methods, progress)
     freeze(model.module, cfg.train.freeze)
     set_dropout(model.module, cfg.train.dropout)
-    examples, stop, precision = task.train(), StopRequest(), make_precision(cfg.train)
+    examples, precision, stop = task.train(), make_precision(cfg.train), stop or StopRequest()
     watchers: list[Any] = [TellEpoch(examples), Watcher(model, methods, progress, tracker, stop)]
     if tracker.validate_every is not None:
         watchers.append(Validation(model, task, cfg.eval.batch_size, device, tracker))
@@ -150,8 +160,15 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         self.certificates: dict[str, Any] = {}
         self.scales = ScaleRecorder(model, cfg.scales_every)
         self.ffn_outputs: Mapping[str, Tensor] = {}
+        self.weight = 1.0
         if cfg.ffn_output_penalty:
             self.ffn_outputs = stack.enter_context(capture(model.module, model.sites.with_role("ffn_output")))
+
+    def get_batch_samples(self, *args: Any) -> tuple[list[Any], Tensor | int | None]:
+        """A step's batches and how many items (labels) they have, which weighs this process's part of all batches."""
+        samples, items = super().get_batch_samples(*args)
+        self.weight = 1.0 if items is None else ranks.weight_of(items)
+        return samples, items
 
     def compute_loss(
         self,
@@ -162,7 +179,7 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss, outputs = result if return_outputs else (result, None)
-        loss = loss + self._extra_loss(num_items_in_batch)
+        loss = loss * self.weight + self._extra_loss(num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def _extra_loss(self, num_items_in_batch: Tensor | int | None) -> Tensor | float:
@@ -176,14 +193,16 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         recorder = Recorder() if self.unproven else None
-        before, plain = random_state(), partial(super().training_step, model, inputs, num_items_in_batch)
+        # Done again, the pass of one of several processes waits for no other: it is that of the bare network.
+        before, again = random_state(), partial(super().training_step, self.model, inputs, num_items_in_batch)
         try:
             with recorder or nullcontext(), self.scales.over(self.state, self.accelerator.sync_gradients):
-                loss: Tensor = plain()
+                loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         except NotFiniteError as error:
             raise Diverged(self.state.global_step, str(error)) from error
-        if not torch.isfinite(loss):
-            raise self.named(f"the loss became {loss.item()}", before, plain)
+        finite = bool(torch.isfinite(loss))
+        if ranks.any_of(not finite):
+            raise StoppedElsewhere if finite else self.named(f"the loss became {loss.item()}", before, again)
         while recorder is not None and self.unproven:
             method = self.unproven.pop()
             self.certificates[method.name] = method.certify_step(self.adapted, recorder)
@@ -207,7 +226,9 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        checkpoints.seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        ranks.any_of(False)  # each process has written its random state
+        if ranks.rank() == 0:
+            checkpoints.seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
 
 def resume_point(folder: Path, progress: ProgressReporter) -> Path | None:

@@ -30,6 +30,7 @@ class Work:
     batch_tokens: int
     """Tokens of one optimizer step."""
     steps: int
+    devices: int
     task: str
     examples: int | None
     """Evaluated examples or windows; None for all that there are."""
@@ -52,6 +53,7 @@ class Work:
             on_gpu=on_gpu,
             batch_tokens=train["batch_size"] * train["gradient_accumulation"] * task["max_length"],
             steps=train["max_steps"],
+            devices=train.get("devices", 1),
             task=task["name"],
             examples=task["eval_examples"],
             length=task["max_length"],
@@ -75,7 +77,7 @@ class Work:
     def training_ratio(self, other: Work) -> float | None:
         """How many times as long this network trains."""
         size = self.same_network(other)
-        if size is None or not (self.steps and other.steps):
+        if size is None or self.devices != other.devices or not (self.steps and other.steps):
             return None
         return size * self.steps * self.batch_tokens / (other.steps * other.batch_tokens)
 

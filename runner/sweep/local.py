@@ -36,7 +36,7 @@ def worker_command(folder: SweepFolder, launch: int, slot: Slot, parent: int | N
 
 
 def environment(slot: Slot) -> dict[str, str]:
-    """This process's, with the worker's threads and GPU for libraries that ask it only once."""
+    """This process's, with the worker's threads and GPUs for libraries that ask it only once."""
     threads = {name: str(slot.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    gpu = {"CUDA_VISIBLE_DEVICES": slot.gpu} if slot.gpu is not None else {}
-    return {**os.environ, **threads, **gpu}
+    gpus = {"CUDA_VISIBLE_DEVICES": ",".join(slot.gpus)} if slot.gpus else {}
+    return {**os.environ, **threads, **gpus}

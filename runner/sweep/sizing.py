@@ -1,4 +1,4 @@
-"""How many workers a machine takes, and which cores, threads and GPU each of them gets."""
+"""How many workers a machine takes, and which cores, threads and GPUs each of them gets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Slot:
     number: int
     threads: int
     cores: tuple[int, ...] = ()
-    gpu: str | None = None
+    gpus: tuple[str, ...] = ()
 
 
 def this_machine() -> Machine:
@@ -53,18 +53,22 @@ def _gpus() -> tuple[str, ...]:
     return tuple(str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU"))
 
 
-def share_out(launcher: LauncherConfig, cells: int, machine: Machine, memory: float | None, on_gpu: bool) -> list[Slot]:
-    """A slot for each worker: ``cells`` are to do, each needs ``memory`` [GiB], if known, and, ``on_gpu``, a GPU.
+def share_out(
+    launcher: LauncherConfig, cells: int, machine: Machine, memory: float | None, on_gpu: bool, devices: int = 1
+) -> list[Slot]:
+    """A slot for each worker: ``cells`` are to do, each needs ``memory`` [GiB], if known, and, ``on_gpu``, ``devices``
+    GPUs (otherwise so many processes).
 
     Workers are pinned to cores of their own only where together they fill the machine: else two sweeps on one machine
     would sit on the same cores and leave others idle.
 
     Raises:
-        UserError: for more workers than the memory holds.
+        UserError: for more workers than the memory holds, and more devices than the machine has.
     """
-    need = launcher.memory or memory or UNKNOWN_MEMORY
+    need = launcher.memory or memory or UNKNOWN_MEMORY * devices
     fit = max(1, int(machine.memory / need))
-    workers = launcher.workers or _workers(launcher, cells, machine, fit, on_gpu)
+    groups = _groups(machine.gpus, devices) if on_gpu else []
+    workers = launcher.workers or _workers(launcher, cells, machine, fit, len(groups))
     if workers > fit:
         raise UserError(
             f"launcher.workers={workers} would need {workers * need:.1f} GiB at {need:.1f} GiB a worker, and "
@@ -77,12 +81,19 @@ def share_out(launcher: LauncherConfig, cells: int, machine: Machine, memory: fl
             number,
             threads,
             machine.cores[number * threads : (number + 1) * threads] if pinned else (),
-            machine.gpus[number % len(machine.gpus)] if on_gpu and machine.gpus else None,
+            groups[number % len(groups)] if groups else (),
         )
         for number in range(workers)
     ]
 
 
-def _workers(launcher: LauncherConfig, cells: int, machine: Machine, fit: int, on_gpu: bool) -> int:
-    most = len(machine.gpus) if on_gpu and machine.gpus else len(machine.cores) // (launcher.threads or 1)
+def _groups(gpus: tuple[str, ...], devices: int) -> list[tuple[str, ...]]:
+    """The GPUs in groups of ``devices``; none where the machine has no GPU."""
+    if gpus and devices > len(gpus):
+        raise UserError(f"train.devices={devices}: this machine has {len(gpus)} GPUs for a worker")
+    return [gpus[first : first + devices] for first in range(0, len(gpus) - devices + 1, devices)]
+
+
+def _workers(launcher: LauncherConfig, cells: int, machine: Machine, fit: int, groups: int) -> int:
+    most = groups or len(machine.cores) // (launcher.threads or 1)
     return max(1, min(cells, most, fit))

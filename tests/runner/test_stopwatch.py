@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from qexp.runner.stopwatch import Stopwatch
+from qexp.runner.stopwatch import Cost, Stopwatch
 
 
 def test_stopwatch_measures_cpu_time_within_wall_time() -> None:
@@ -32,3 +32,15 @@ def test_stopwatch_stops_when_the_block_raises() -> None:
     with pytest.raises(ValueError), Stopwatch() as watch:
         raise ValueError
     assert watch.wall > 0 and watch not in Stopwatch._running
+
+
+def test_processes_that_worked_for_this_one_are_charged_to_it() -> None:
+    with Stopwatch() as outer, Stopwatch() as inner:
+        Stopwatch.charge([Cost(2.0, 2**40, 5), Cost(1.0, 2**40, 7)])
+        Stopwatch.charge([Cost(1.0, 2**40, 3)])
+    with Stopwatch() as later:
+        pass
+    for watch in (outer, inner):
+        assert watch.cpu >= 4.0 and watch.peak_gpu_memory == 7
+        assert 2 * 2**40 < watch.peak_memory < 3 * 2**40, "of those that ran at once"
+    assert later.cpu < 1.0 and later.peak_memory < 2**40
