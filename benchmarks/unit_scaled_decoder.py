@@ -33,9 +33,8 @@ def of_torch() -> Parts:
     from torch import nn
     from torch.nn import functional as F
 
-    linear = partial(nn.Linear, bias=False)
     attention = partial(F.scaled_dot_product_attention, is_causal=True)
-    modules = nn.Linear, linear, nn.Embedding, nn.LayerNorm
+    modules = nn.Linear, partial(nn.Linear, bias=False), nn.Embedding, nn.LayerNorm
     return Parts(*modules, F.gelu, attention, F.cross_entropy, lambda x: (x, x), lambda x, skip: x + skip)
 
 
@@ -53,7 +52,8 @@ def of_the_authors() -> Parts:
     import unit_scaling as M
     from unit_scaling import functional as U
 
-    modules = M.Linear, partial(M.LinearReadout, bias=False), M.Embedding, partial(M.LayerNorm, elementwise_affine=True)
+    linear, readout = partial(M.Linear, bias=True), partial(M.LinearReadout, bias=False)
+    modules = linear, readout, M.Embedding, partial(M.LayerNorm, elementwise_affine=True)
     functions = U.gelu, partial(U.scaled_dot_product_attention, is_causal=True), U.cross_entropy
     return Parts(*modules, *functions, partial(U.residual_split, tau=TAU), partial(U.residual_add, tau=TAU))
 
