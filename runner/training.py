@@ -151,6 +151,9 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
     """A Trainer whose loss is the task's plus the methods' and the FFN-output penalty."""
 
     optimizer: torch.optim.Optimizer | None
+    loss_is_scaled_for_ga: bool | None = None
+    """The Trainer's: whether the loss of one of several accumulated batches is its share of a mean over all of them;
+    None until that is known."""
 
     def install(self, stack: ExitStack, model: AdaptedModel, methods: Sequence[BaseMethod], cfg: TrainConfig) -> None:
         """Give the trainer what its constructor has no place for. Hooks live as long as ``stack``."""
@@ -167,8 +170,27 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
     def get_batch_samples(self, *args: Any) -> tuple[list[Any], Tensor | int | None]:
         """A step's batches and how many items (labels) they have, which weighs this process's part of all batches."""
         samples, items = super().get_batch_samples(*args)
+        if self.loss_is_scaled_for_ga is None and items is not None and len(samples) > 1:
+            self.loss_is_scaled_for_ga = self._loss_counts(samples[0], items)
         self.weight = 1.0 if items is None else ranks.weight_of(items)
         return samples, items
+
+    def _loss_counts(self, batch: dict[str, Any], items: Tensor | int) -> bool:
+        """Whether the network's loss is a sum over the accumulated batch's ``items``.
+
+        transformers takes it for granted of every network that takes further arguments, but BERT's and others' losses
+        are means whatever they are given: then it is the Trainer that must divide by the number of accumulated batches.
+        """
+        inputs, before = self._prepare_inputs(batch), random_state()
+        losses = []
+        self.model.eval()
+        for number in (items, 2 * items):
+            set_random_state(before)
+            with torch.no_grad():
+                losses.append(float(Trainer.compute_loss(self, self.model, inputs, num_items_in_batch=number)))
+        self.model.train()
+        set_random_state(before)
+        return math.isclose(losses[0], 2 * losses[1], rel_tol=0.1)
 
     def compute_loss(
         self,
@@ -188,7 +210,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
             squares = [output.square().mean() for output in self.ffn_outputs.values()]
             extra = extra + self.cfg.ffn_output_penalty * torch.stack(squares).sum()
         # A loss normalised over the whole accumulated batch is summed over its parts, so this one must be shared out.
-        shared_out = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        counts = self.model_accepts_loss_kwargs and self.loss_is_scaled_for_ga is not False
+        shared_out = counts and num_items_in_batch is not None
         return extra / self.current_gradient_accumulation_steps if shared_out else extra
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:

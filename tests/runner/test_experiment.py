@@ -101,6 +101,16 @@ def test_killed_and_started_again_is_the_same_run(configure: Configure, tmp_path
     assert again.training["resumed_from"] == ((step - 1) // 2 * 2 or None)
 
 
+@pytest.mark.parametrize("model", ["tiny_bert", "tiny_opt"])
+def test_accumulated_batches_are_one_batch(configure: Configure, model: str) -> None:
+    """But for BERT's masked tokens, of which parts have more or fewer: its loss is the mean of the parts' means."""
+    given = (f"model={model}", "train.dropout=0", "train.ffn_output_penalty=0.5", "train.logging_steps=1")
+    whole = run(configure(*given, "train.batch_size=4")).training["curve"]
+    parts = run(configure(*given, "train.batch_size=2", "train.gradient_accumulation=2")).training["curve"]
+    for key in ("loss", "grad_norm"):
+        assert [step[key] for step in parts] == pytest.approx([step[key] for step in whole], rel=0.2), key
+
+
 def test_gradient_accumulation_resumes_too(configure: Configure, tmp_path: Path) -> None:
     overrides = ("train.gradient_accumulation=2", "train.ffn_output_penalty=0.5", "method=gated_attention")
     whole = run(configure(*overrides, f"results_dir={tmp_path / 'whole'}"))
