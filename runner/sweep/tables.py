@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from qexp.conf.errors import UserError
 from qexp.conf.sweeps import SearchConfig
 from qexp.runner.agenda import COMMITTED, Agenda, Cells, Item
-from qexp.runner.plan import ids, overrides_of
+from qexp.runner.plan import overrides_of
 from qexp.runner.sweep.plan import Cell, SweepPlan, make_cell, plan_experiments
 from qexp.runner.sweep.settings import compose_settings
 
@@ -31,13 +31,12 @@ def plan_tables(
     search = compose_settings(settings).sweep
     if search != SearchConfig(max_crashes=search.max_crashes):
         raise UserError("sweep.search: a table says which cells it has; a search is `qexp sweep`")
-    given: dict[str, tuple[str, ...]] = {}
+    given: dict[int, tuple[str, ...]] = {}
     for name, found in tables.items():
         places = overrides_of(name, overrides, seeds)
-        for place, identity in ids(found).items():
-            given.setdefault(identity, places[place])
+        given |= {id(config): places[place] for place, config in found.items()}
     left = [item for item in agenda.items if not (agenda.only_missing and item.state == COMMITTED)]
-    return plan_experiments([_cell(item, given[item.cell]) for item in left], "qexp reproduce", words)
+    return plan_experiments([_cell(item, given[id(item.config)]) for item in left], "qexp reproduce", words)
 
 
 def _cell(item: Item, overrides: tuple[str, ...]) -> Cell:
