@@ -155,7 +155,9 @@ def _run_as_sweep(
     if outcome.stopped:
         print("qexp: stopped; the same command goes on from the last checkpoints", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
-    return {state.cell.cell_id: failure(state) for state in outcome.snapshot.cells if state.status != "finished"}
+    ran = {item.cell for item in agenda.to_run()}
+    ended = [state for state in outcome.snapshot.cells if state.cell.cell_id in ran]
+    return {state.cell.cell_id: failure(state) for state in ended if state.status != "finished"}
 
 
 def parse_seeds(text: str) -> list[int] | None:
