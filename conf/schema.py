@@ -17,6 +17,8 @@ STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=False)
 Objective = Literal[
     "causal_lm", "masked_lm", "classification", "regression", "image_classification", "question_answering"
 ]
+Embedded = Literal["pydocs_text", "pydocs_labels", "pydocs_questions", "digits"]
+"""Kinds of tasks that need no data."""
 ScalingRole = Literal["attention_norm", "ffn_norm", "value", "up", "ffn_hidden"]
 """Where a scale for each channel can fold into the weights around it (not everywhere in every family)."""
 ScalingRoles = Annotated[tuple[ScalingRole, ...], Field(min_length=1)]
@@ -142,14 +144,14 @@ class TaskConfig:
     """What is learnt and measured.
 
     ``kind``: ``text`` (running text; causal or masked language modelling), ``characters`` (running text, of which every
-    next character is predicted), ``glue``, ``squad`` (questions whose answers stand in a text), ``pydocs_text`` and
-    ``pydocs_labels`` (made from the Python standard library's documentation).
+    next character is predicted), ``glue``, ``squad`` (questions whose answers stand in a text), ``pydocs_text``,
+    ``pydocs_labels`` and ``pydocs_questions`` (made from the Python standard library's documentation).
     ``images`` are classified, and so are the ``digits`` that scikit-learn ships.
     ``path`` and ``subset`` are the hub's names; with ``data_dir`` the same splits are read as parquet below it.
     """
 
     name: str
-    kind: Literal["text", "characters", "glue", "squad", "pydocs_text", "pydocs_labels", "images", "digits"]
+    kind: Literal["text", "characters", "glue", "squad", "images", Embedded]
     path: str | None = None
     subset: str | None = None
     folder: str | None = None
@@ -343,4 +345,5 @@ class ExperimentConfig:
 
 
 IMAGE_KINDS = ("images", "digits")
+QUESTION_KINDS = ("squad", "pydocs_questions")
 """Kinds of tasks whose examples are images."""

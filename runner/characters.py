@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from qexp.conf.errors import UserError
-from qexp.conf.schema import ExperimentConfig
+from qexp.conf.schema import QUESTION_KINDS, ExperimentConfig
 from qexp.models.sources import is_pretrained
 from qexp.models.tokenizers import CHARACTERS
 
@@ -19,7 +19,7 @@ def settle_characters(config: ExperimentConfig, asked: Collection[str]) -> Exper
     """
     task, model = config.task, config.model
     if task.kind != "characters":
-        if task.overlap and task.kind != "squad":
+        if task.overlap and task.kind not in QUESTION_KINDS:
             raise UserError(
                 f"task.overlap={task.overlap}: only windows of characters and of questions overlap; task={task.name} "
                 "has neither"

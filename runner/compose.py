@@ -19,6 +19,7 @@ from qexp.conf.errors import UserError
 from qexp.conf.plain import as_data, copied, copied_value
 from qexp.conf.schema import (
     IMAGE_KINDS,
+    QUESTION_KINDS,
     ExperimentConfig,
     MethodChoice,
     Objective,
@@ -222,9 +223,9 @@ def resolve_objective(config: ExperimentConfig) -> Objective:
         return "image_classification"
     if task.objective == "image_classification":
         raise UserError(f"task.objective=image_classification: task={task.name} has no images")
-    if task.kind in ("glue", "squad", "pydocs_labels"):
+    if task.kind in ("glue", "pydocs_labels", *QUESTION_KINDS):
         natural: Objective = "regression" if task.subset == "stsb" else "classification"
-        natural = "question_answering" if task.kind == "squad" else natural
+        natural = "question_answering" if task.kind in QUESTION_KINDS else natural
         return natural if task.objective == "auto" else task.objective
     if task.objective != "auto" and model.family == "auto":
         return task.objective

@@ -34,6 +34,7 @@ TEXT_TASKS: dict[str, type[TokenTask]] = {
     "glue": LabelledTask,
     "pydocs_labels": LabelledTask,
     "squad": QuestionTask,
+    "pydocs_questions": QuestionTask,
 }
 """``task.kind`` -> what is learnt and measured; all other kinds are images."""
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import Objective, TaskConfig
-from qexp.runner.tasks import pydocs, squad
+from qexp.runner.tasks import pydocs, pydocs_questions, squad
 from qexp.runner.tasks.glue import GLUE
 from qexp.runner.tasks.sources import Columns, load_splits
 
@@ -134,6 +134,15 @@ def _load_squad(cfg: TaskConfig, data_dir: str | None) -> Corpus:
     return Corpus(cfg.name, "question_answering", texts, None, splits, (cfg.eval_split,), f"data of task={cfg.name}")
 
 
+def _load_pydocs_questions(cfg: TaskConfig, data_dir: str | None) -> Corpus:
+    splits: dict[str, Columns] = {
+        split: {column: [row[column] for row in rows] for column in squad.COLUMNS}
+        for split, rows in pydocs_questions.question_splits().items()
+    }
+    texts = (squad.QUESTION, squad.CONTEXT)
+    return Corpus(cfg.name, "question_answering", texts, None, splits, (cfg.eval_split,), pydocs.origin())
+
+
 _LOADERS = {
     "text": _load_text,
     "characters": _load_text,
@@ -141,6 +150,7 @@ _LOADERS = {
     "squad": _load_squad,
     "pydocs_text": _load_pydocs_text,
     "pydocs_labels": _load_pydocs_labels,
+    "pydocs_questions": _load_pydocs_questions,
 }
 
 

@@ -12,12 +12,13 @@ import platform
 import re
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from itertools import accumulate, groupby
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from qexp.conf.errors import UserError
 
@@ -61,6 +62,16 @@ TEXT_SHARES = {"validation": 5, "test": 5}
 
 Row = tuple[str, str]
 """Two strings: a text and where it belongs (label or document), or a document and its text."""
+T = TypeVar("T")
+
+
+class Docstring(NamedTuple):
+    """What a source file says of one of its definitions."""
+
+    file: str
+    name: str
+    """Of the class or function; empty for the module's own."""
+    text: str
 
 
 def origin() -> str:
@@ -77,14 +88,14 @@ def labelled_splits() -> dict[str, list[Row]]:
     areas: dict[str, set[str]] = {}
     for area, modules in AREAS.items():
         for module in modules:
-            for _, docstring in _docstrings(module):
-                text = " ".join(docstring.split())
+            for docstring in docstrings(module):
+                text = " ".join(docstring.text.split())
                 key = _key(text)
                 areas.setdefault(key, set()).add(area)
                 texts.setdefault(key, (text, area))
-    rows = sorted((_digest(k), row) for k, row in texts.items() if len(areas[k]) == 1 and _is_prose(row[0]))
+    rows = sorted((digest_of(k), row) for k, row in texts.items() if len(areas[k]) == 1 and is_prose(row[0]))
     _require_enough([area for _, (_, area) in rows])
-    return _split(rows, LABELLED_SHARES)
+    return split_by(rows, LABELLED_SHARES)
 
 
 @cache
@@ -95,16 +106,16 @@ def text_splits() -> dict[str, list[Row]]:
     for document, text in _documents():
         for paragraph in re.split(r"\n\s*\n", text):
             key = _key(paragraph)
-            if key not in seen and _is_prose(paragraph):
+            if key not in seen and is_prose(paragraph):
                 seen.add(key)
-                rows.append((_digest(document), (paragraph, document)))
-    return _split(rows, TEXT_SHARES)
+                rows.append((digest_of(document), (paragraph, document)))
+    return split_by(rows, TEXT_SHARES)
 
 
-def _split(rows: list[tuple[str, Row]], shares: dict[str, int]) -> dict[str, list[Row]]:
+def split_by(rows: Sequence[tuple[str, T]], shares: Mapping[str, int]) -> dict[str, list[T]]:
     """Rows with the digest that decides their split: evenly spread, and the same whatever other rows there are."""
     ends = dict(zip(shares, accumulate(shares.values()), strict=True))
-    splits: dict[str, list[Row]] = {name: [] for name in ("train", *shares)}
+    splits: dict[str, list[T]] = {name: [] for name in ("train", *shares)}
     for digest, row in rows:
         place = int(digest[-8:], 16) % 100
         splits[next((name for name, end in ends.items() if place < end), "train")].append(row)
@@ -115,9 +126,14 @@ def _documents() -> Iterator[Row]:
     """Document name and text: every help chapter, and the docstrings of every source file as one text."""
     for name, text in sorted(_help_topics().items()):
         yield f"topic {name}", text
+    for file, its_own in groupby(all_docstrings(), key=attrgetter("file")):
+        yield f"file {file}", "\n\n".join(docstring.text for docstring in its_own)
+
+
+def all_docstrings() -> Iterator[Docstring]:
+    """Those of the whole standard library, file by file."""
     for module in sorted(sys.stdlib_module_names - NOT_PROSE):
-        for file, docstrings in groupby(_docstrings(module), key=itemgetter(0)):
-            yield f"file {file}", "\n\n".join(docstring for _, docstring in docstrings)
+        yield from docstrings(module)
 
 
 def _help_topics() -> dict[str, str]:
@@ -128,8 +144,8 @@ def _help_topics() -> dict[str, str]:
     return dict(topics.topics)
 
 
-def _docstrings(module: str) -> Iterator[Row]:
-    """Name of the source file and docstring, of all in a module or package of the standard library."""
+def docstrings(module: str) -> Iterator[Docstring]:
+    """All of a module or package of the standard library, in the order of its sources."""
     library = Path(sysconfig.get_path("stdlib"))
     for path in _sources(library, module):
         try:
@@ -137,7 +153,7 @@ def _docstrings(module: str) -> Iterator[Row]:
         except (SyntaxError, ValueError, OSError):
             continue
         name = path.relative_to(library).as_posix()
-        yield from ((name, docstring) for docstring in _docstrings_in(tree))
+        yield from (Docstring(name, *documented) for documented in _documented_in(tree))
 
 
 def _sources(library: Path, module: str) -> list[Path]:
@@ -147,19 +163,19 @@ def _sources(library: Path, module: str) -> list[Path]:
     return [path for path in files if not {"test", "tests"} & set(path.relative_to(library).parts)]
 
 
-def _docstrings_in(tree: ast.Module) -> Iterator[str]:
-    """Docstrings of the module, its classes and functions, in the order of the source."""
+def _documented_in(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Name and docstring of the module, its classes and functions, in the order of the source."""
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             docstring = ast.get_docstring(node)
             if docstring:
-                yield docstring
+                yield getattr(node, "name", ""), docstring
         waiting += [child for child in reversed(list(ast.iter_child_nodes(node))) if isinstance(child, ast.stmt)]
 
 
-def _is_prose(text: str) -> bool:
+def is_prose(text: str) -> bool:
     return len(re.findall(r"[A-Za-z]{2,}", text)) >= MIN_WORDS
 
 
@@ -168,7 +184,7 @@ def _key(text: str) -> str:
     return re.sub(r"[\W_]+", " ", text.lower()).strip()
 
 
-def _digest(text: str) -> str:
+def digest_of(text: str) -> str:
     return sha256(text.encode()).hexdigest()
 
 

@@ -17,7 +17,7 @@ Columns = Mapping[str, Sequence[Any]]
 Reader = Callable[[Path, Sequence[str]], Columns]
 """Reads the named columns of one file."""
 
-EMBEDDED = "task=pydocs or task=pydocs_labels, which need no data"
+EMBEDDED = "task=pydocs, task=pydocs_labels or task=pydocs_questions, which need no data"
 HUB_TIMEOUT_SECONDS = 5.0
 UNNAMED_SHARE = 20
 """Where no file is named after a split, one row in this many is validation and as many are test."""

@@ -13,7 +13,7 @@ TEXTS = {"wikitext2", "wikitext2_raw", "ptb", "books", "encyclopedia", "text_fol
     "bookcorpus_wiki40b",
 }
 CHARACTERS = {"wikitext2_chars", "wikitext103_chars"}
-QUESTIONS = {"squad", "squad_v2"}
+QUESTIONS = {"squad", "squad_v2", "pydocs_questions"}
 IMAGES = {"digits", "cifar10", "imagenet", "image_folder"}
 TEXTUAL = [name for name in choices("task") if name not in IMAGES]
 LENGTHS = {"wikitext2_raw": 512, **dict.fromkeys(CHARACTERS, 256), **dict.fromkeys(QUESTIONS, 384)}

@@ -11,10 +11,12 @@ import pytest
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import TaskConfig
-from qexp.runner.tasks import load_corpus, pydocs
+from qexp.runner.tasks import load_corpus, pydocs, pydocs_questions
+from qexp.runner.tasks.pydocs import Docstring
 
 LABELS = TaskConfig(name="pydocs_labels", kind="pydocs_labels")
 TEXT = TaskConfig(name="pydocs", kind="pydocs_text")
+QUESTIONS = TaskConfig(name="pydocs_questions", kind="pydocs_questions")
 
 
 def test_every_label_has_hundreds_of_examples_in_both_splits() -> None:
@@ -54,7 +56,7 @@ if True:
         "d"
 x = "no"
 '''
-    assert list(pydocs._docstrings_in(ast.parse(source))) == ["a", "b", "c", "d"]
+    assert list(pydocs._documented_in(ast.parse(source))) == [("", "a"), ("A", "b"), ("f", "c"), ("g", "d")]
 
 
 def test_another_process_makes_the_same_and_imports_nothing_for_it() -> None:
@@ -80,3 +82,32 @@ def test_a_python_without_sources_is_a_user_error(monkeypatch: pytest.MonkeyPatc
 def test_only_the_splits_that_are_there_can_be_evaluated() -> None:
     with pytest.raises(UserError, match="no split 'test' here; it has train, validation"):
         load_corpus(TaskConfig(name="pydocs_labels", kind="pydocs_labels", eval_split="test"), None)
+
+
+def test_every_question_has_its_name_in_its_context_once_as_asked() -> None:
+    splits = load_corpus(QUESTIONS, None).splits
+    assert len(splits["train"]["question"]) > 2500 and len(splits["validation"]["question"]) > 200
+    for rows in splits.values():
+        for question, context, answers in zip(rows["question"], rows["context"], rows["answers"], strict=True):
+            (name,), (start,) = answers["text"], answers["answer_start"]
+            sentence = question.removeprefix("What does this: ").removesuffix("?")
+            assert context.startswith(f"{name}: {sentence}.", start) and context.count(f": {sentence}.") == 1
+
+
+def test_no_context_of_questions_is_in_two_splits() -> None:
+    splits = load_corpus(QUESTIONS, None).splits
+    assert not set(splits["train"]["context"]) & set(splits["validation"]["context"])
+
+
+def test_a_definition_without_a_sentence_of_its_own_is_not_asked_for() -> None:
+    said = [("", "The module and what it is all about."), ("a", "Do this to that and the other one. Then\nrest.")]
+    said += [
+        ("b", "Do this to that and the other one."),
+        ("c", "Short."),
+        ("a", "Another thing that a method does here."),
+    ]
+    said += [(name, f"Return the {name} of a thing as it was.\n\nMore.") for name in ("width", "height", "depth")]
+    rows = list(pydocs_questions._questions([Docstring("f.py", *each) for each in said]))
+    assert [row["answers"]["text"][0] for row in rows] == ["a", "width", "height", "depth"]
+    assert rows[0]["question"] == "What does this: Do this to that and the other one?"
+    assert rows[0]["context"].endswith("depth: Return the depth of a thing as it was.")
