@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qexp.kernels.quantize import at_least_float32, fake_quantize, qparams_from_range
+from qexp.kernels import native
+from qexp.kernels.quantize import at_least_float32, qparams_from_range
 
 Kind = Literal["minmax", "running_minmax", "percentile", "mse"]
 Range = tuple[Tensor, Tensor]
@@ -177,29 +178,41 @@ class _Search:
     """The best range so far, per channel, and its loss."""
 
     def __init__(self, x: Tensor, bits: int, symmetric: bool, channel_axis: int | None, ends: Range):
-        self.x, self.bits, self.symmetric, self.channel_axis = x, bits, symmetric, channel_axis
+        self.rows = x.reshape(1, -1) if channel_axis is None else x.movedim(channel_axis, 0).flatten(1)
+        self.bits, self.symmetric = bits, symmetric
         self.signed = bool((ends[0] < 0).any())
         lo, hi = ends[0].clamp_max(0.0), ends[1].clamp_min(0.0)
         if symmetric:
             hi = torch.maximum(-lo, hi)
             lo = -hi if self.signed else lo
         self.limits = self.best = (lo, hi)
-        self.loss = torch.full_like(hi, torch.inf)
+        self.loss = torch.full_like(hi, torch.inf, dtype=torch.float64)
 
     def scan(self, factors: Sequence[float], *, move_lo: bool = True, move_hi: bool = True) -> None:
         """Try the best range so far with its ends multiplied by each factor, within the min-max range."""
-        lo, hi = self.best
-        for factor in factors:
-            new_lo = torch.maximum(lo * factor, self.limits[0]) if move_lo else lo
-            new_hi = torch.minimum(hi * factor, self.limits[1]) if move_hi else hi
-            loss = self._loss(new_lo, new_hi)
-            better = loss < self.loss
-            self.best = (torch.where(better, new_lo, self.best[0]), torch.where(better, new_hi, self.best[1]))
-            self.loss = torch.where(better, loss, self.loss)
+        los, his = (torch.stack([end * factor for factor in factors]) for end in self.best)
+        los = torch.maximum(los, self.limits[0]) if move_lo else self.best[0].expand_as(los)
+        his = torch.minimum(his, self.limits[1]) if move_hi else self.best[1].expand_as(his)
+        losses = self._losses(los, his)
+        first = losses.argmin(0, keepdim=True)
+        loss, lo, hi = (each.gather(0, first)[0] for each in (losses, los, his))
+        better = loss < self.loss
+        self.best = (torch.where(better, lo, self.best[0]), torch.where(better, hi, self.best[1]))
+        self.loss = torch.where(better, loss, self.loss)
 
-    def _loss(self, lo: Tensor, hi: Tensor) -> Tensor:
-        params = qparams_from_range(lo, hi, self.bits, self.symmetric, signed=self.signed)
-        error = fake_quantize(self.x, params).sub_(self.x).square_()
-        if self.channel_axis is None:
-            return error.sum()
-        return error.sum(other_axes(self.x, self.channel_axis), keepdim=True)
+    def _losses(self, los: Tensor, his: Tensor) -> Tensor:
+        """The loss of every candidate: [K, *shape of a range], as are ``los`` and ``his``."""
+        params = qparams_from_range(los, his, self.bits, self.symmetric, signed=self.signed)
+        grids = [each.reshape(len(los), -1) for each in (params.scale, params.low, params.high)]
+        return _squared_errors(self.rows, *grids).view(los.shape)
+
+
+def _squared_errors(rows: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Sums of (quantized x - x)^2 over each row of [C, n], for grids [K, C]: [K, C] in float64."""
+    if native.is_loaded() and rows.is_cpu and rows.dtype == scale.dtype == torch.float32:
+        return torch.ops.qexp.squared_errors(rows, scale, low, high)  # type: ignore[no-any-return]
+    losses = []
+    for grid in zip(scale.unsqueeze(-1), low.unsqueeze(-1), high.unsqueeze(-1), strict=True):
+        error = (rows / grid[0]).round_().clamp_min_(grid[1]).clamp_max_(grid[2]).mul_(grid[0]).sub_(rows)
+        losses.append(error.square_().sum(1, dtype=torch.float64))
+    return torch.stack(losses)
