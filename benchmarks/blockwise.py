@@ -12,20 +12,25 @@ from fake_quantized_step import RETURNING
 from measure import Report, by_turns, ratio
 
 SIZES = {"n_embd": 256, "n_head": 4, "vocab_size": 2048, "n_positions": 128}
-BATCH, LENGTH, BATCHES, STEPS = 4, 128, 8, 16
+BATCH, LENGTH, BATCHES, STEPS = 4, 128, 8, 8
 FEW, MANY = 4, 8
 """Blocks of the two networks."""
 
 
 def phase(blocks: int) -> tuple[float, float]:
-    """Seconds of the first phase, and its peak memory [MB] above what the network and its quantizers take."""
+    """Seconds of the first phase, and its peak memory [MB] above what the network and its quantizers take.
+
+    Without the calibration of ranges before and after it, which quantizes a copy of the whole network.
+    """
     import psutil
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from qexp.conf.schema import QuantConfig
     from qexp.methods.base import Context
-    from qexp.methods.registry import create
+    from qexp.methods.quadapter.blockwise import fit_blocks
+    from qexp.methods.quadapter.method import Quadapter
+    from qexp.methods.quadapter.settings import Settings
     from qexp.models.adapt import adapt
     from qexp.runner.stopwatch import Stopwatch
 
@@ -34,15 +39,17 @@ def phase(blocks: int) -> tuple[float, float]:
     model = adapt(GPT2LMHeadModel(GPT2Config(n_layer=blocks, use_cache=False, **SIZES)).eval())
     ids = torch.randint(SIZES["vocab_size"], (BATCHES, BATCH, LENGTH))
     batches = [{"input_ids": one, "attention_mask": torch.ones_like(one)} for one in ids]
-    method = create("quadapter", {"bits": "w8a8", "steps": STEPS})
+    method = Quadapter(Settings(bits="w8a8", steps=STEPS, blockwise=False))
     method.prepare(model, Context(LENGTH, pretrained=True, quant=QuantConfig("w8a8")))
+    method.calibrate(model, batches)
+    method._follow(model, True)
     before = psutil.Process().memory_info().rss
     with Stopwatch() as watch:
-        method.calibrate(model, batches)
+        fit_blocks(model, batches, method._by_layer(model), method.settings)
     return watch.wall, (watch.peak_memory - before) / 2**20
 
 
-def measure(turns: int = 5) -> Report:
+def measure(turns: int = 3) -> Report:
     run = partial(in_child, "blockwise", "phase", **RETURNING)
     found: dict[str, list[tuple[float, float]]] = by_turns({"many": lambda: run(MANY), "few": lambda: run(FEW)}, turns)
     times = {name: [seconds for seconds, _ in values] for name, values in found.items()}
