@@ -8,63 +8,37 @@ progress, tracks their figures, hands on the wish to stop, and ends all of them 
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import tempfile
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed, multiprocessing
+from torch import multiprocessing
 
 from qexp.conf.errors import RunError
 from qexp.conf.schema import ExperimentConfig
-from qexp.runner.devices import backend_in_use, prepare_process, require_devices
-from qexp.runner.progress import ProgressReporter, SilentProgress
-from qexp.runner.relay import Call, RelayedProgress, RelayedTracker, send
+from qexp.runner.devices import require_devices
+from qexp.runner.progress import ProgressReporter
+from qexp.runner.rank_process import End, Job, run_rank
+from qexp.runner.relay import Call
 from qexp.runner.stopping import StopRequest
 from qexp.runner.stopwatch import Cost, Stopwatch
-from qexp.runner.tracking import NullTracker, Tracker
+from qexp.runner.tracking import Tracker
 
 START_METHOD = "spawn"
 LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
 SECONDS_BETWEEN_LOOKS = 0.5
 """At the wish to stop, while no process has anything to tell."""
 SECONDS_TO_DIE = 2.0
-
-
 DIED = (
     "a process of the training died: killed, or ended by the system when memory ran out; the same command goes on from "
     "the last checkpoint"
 )
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every process gets."""
-
-    cfg: ExperimentConfig
-    device: str
-    """Kind of device: ``cpu`` or ``cuda``."""
-    resume_from: Path | None
-    validate_every: int | None
-    meeting: str
-    """File at which the processes find each other."""
-
-
-@dataclass(frozen=True)
-class End:
-    """The last message of a process: what it cost, and what stopped it."""
-
-    cost: Cost
-    error: BaseException | None = None
-    trace: str = ""
 
 
 class TracebackElsewhere(Exception):
@@ -98,7 +72,7 @@ def _processes(job: Job) -> Iterator[tuple[Sequence[Any], list[Connection]]]:
     readers, writers = zip(*(Pipe(duplex=False) for _ in range(job.cfg.train.devices)), strict=True)
     with _quiet_start():
         context = multiprocessing.start_processes(  # type: ignore[attr-defined, no-untyped-call]
-            _run, (job, writers), nprocs=len(writers), join=False, start_method=START_METHOD
+            run_rank, (job, writers), nprocs=len(writers), join=False, start_method=START_METHOD
         )
     for writer in writers:
         writer.close()
@@ -179,65 +153,3 @@ def _received(end: Connection) -> Any:
 def _doubt(end: End) -> int:
     """Where several fail, the lowest is the cause: what torch raises when it waits for another that is gone is not."""
     return isinstance(end.error, RuntimeError) + (type(end.error) is RuntimeError)
-
-
-def _run(rank: int, job: Job, ends: Sequence[Connection]) -> None:
-    """What a process does. SIGINT asks it for a checkpoint."""
-    for other in {*ends} - {ends[rank]}:
-        other.close()  # else the death of its process would not be seen
-    error, trace = None, ""
-    with StopRequest().listening() as stop, Stopwatch() as watch:
-        if hasattr(os, "setsid"):
-            os.setsid()  # Ctrl-C in a terminal reaches the process that follows, which hands it on
-        try:
-            _train(rank, job, ends[rank], stop)
-        except (Exception, KeyboardInterrupt) as raised:
-            error, trace = _sendable(raised), traceback.format_exc()
-    send(ends[rank], End(watch.cost(), error, trace))
-
-
-def _train(rank: int, job: Job, end: Connection, stop: StopRequest) -> None:
-    from qexp.runner.preparation import prepare_task
-    from qexp.runner.trained import keep, train_network
-    from qexp.runner.training import StoppedElsewhere
-
-    progress: ProgressReporter = RelayedProgress(end) if rank == 0 else SilentProgress()
-    tracker: Tracker = RelayedTracker(end, job.validate_every) if rank == 0 else NullTracker()
-    cfg = replace(job.cfg, threads=_threads(job.cfg))
-    device = torch.device(job.device, rank) if job.device == "cuda" else torch.device("cpu")
-    prepare_process(cfg.seed, cfg.threads)
-    with suppress(StoppedElsewhere), _group(rank, job, cfg.threads), backend_in_use(cfg, device, progress.message):
-        task, tokenizer = prepare_task(cfg, SilentProgress())
-        progress.finish()
-        trained = train_network(cfg, task, tokenizer, device, job.resume_from, progress, tracker, stop)
-        if rank == 0:
-            keep(trained, cfg, tokenizer)
-
-
-@contextmanager
-def _group(rank: int, job: Job, threads: int | None) -> Iterator[None]:
-    """The processes joined; what accelerate reads of the environment says so too."""
-    count = job.cfg.train.devices
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-    os.environ |= {name: str(value) for name, value in place.items()}
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    if job.device == "cuda":
-        torch.cuda.set_device(rank)
-    backend = "cpu:gloo,cuda:nccl" if job.device == "cuda" else "gloo"
-    distributed.init_process_group(backend, init_method=f"file://{job.meeting}", rank=rank, world_size=count)
-    yield
-    distributed.destroy_process_group()
-
-
-def _threads(cfg: ExperimentConfig) -> int:
-    """A process's share of the experiment's threads."""
-    return max(1, (cfg.threads or torch.get_num_threads()) // cfg.train.devices)
-
-
-def _sendable(error: BaseException) -> BaseException:
-    """The error, or one that says the same where it cannot be handed over."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # an exception may refuse to be pickled in any way
-        return RunError(f"{type(error).__name__}: {error}")
-    return error
