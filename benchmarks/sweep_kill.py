@@ -3,7 +3,7 @@
 Nothing is measured. What must hold afterwards: the same table and figures as those of local workers that nobody killed,
 no record lost or there twice, and no finished cell run again, by the event log and by the records' own files.
 
-Run with: python benchmarks/sweep_kill.py [--quick] [--kills 30] [--launchers local slurm ray] [--seed 1]
+Run with: python benchmarks/sweep_kill.py [--kills 30] [--launchers local slurm ray] [--seed 1]
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,25 +38,9 @@ ENOUGH = 0.5
 DAEMONS = ("slurmd", "slurmctld")
 
 
-@dataclass(frozen=True)
-class Trial:
-    sweep: tuple[str, ...]
-    kills: int
-
-
-FULL = Trial(
-    (
-        *("method=vanilla,gated_attention,clipped_softmax", "quant.bits=[w8a8],[w8a6]", "seed=range(0,3)"),
-        *("model=minilm", "task=sst2", "scale=smoke"),
-    ),
-    kills=30,
-)
-QUICK = Trial(
-    (
-        *("method=vanilla,gated_attention", "quant.bits=[w8a8],[w4a8]", "model=tiny_bert", "task=pydocs_labels"),
-        *("scale=smoke", "train.save_steps=1", "eval.heatmaps=false"),
-    ),
-    kills=4,
+SWEEP = (
+    *("method=vanilla,gated_attention,clipped_softmax", "quant.bits=[w8a8],[w8a6]", "seed=range(0,3)"),
+    *("model=minilm", "task=sst2", "scale=smoke", "tracking=none"),
 )
 LAUNCHERS = {
     "local": ("launcher.workers=2", "launcher.threads=1"),
@@ -96,8 +79,8 @@ class Files:
 class Hostile:
     """One sweep in ``folder`` of which processes are killed, each ``delay`` seconds at most after its kill is due."""
 
-    def __init__(self, folder: Path, trial: Trial, launcher: str, random: random.Random, delay: float):
-        self._folder, self._trial, self._launcher, self._random = folder, trial, launcher, random
+    def __init__(self, folder: Path, kills: int, launcher: str, random: random.Random, delay: float):
+        self._folder, self._kills, self._launcher, self._random = folder, kills, launcher, random
         self._delay = delay
         self.files = Files(folder / "runs")
         self.told: Counter[str] = Counter()
@@ -105,16 +88,16 @@ class Hostile:
 
     def run(self) -> list[str]:
         """To the sweep's end. What went wrong on the way."""
-        self._parent = self._start("sweep", *words(self._trial, self._launcher), "sweep.max_crashes=1000")
+        self._parent = self._start("sweep", *SWEEP, *LAUNCHERS[self._launcher], "sweep.max_crashes=1000")
         for due, victim in self._schedule():
             self._until(partial(self._is_due, due))
             self._wait(self._random.uniform(0, self._delay))
             self._kill(victim)
         self._until(lambda: False)
         landed, code = self.told.total(), self._parent.returncode
-        few = landed < self._trial.kills * ENOUGH
+        few = landed < self._kills * ENOUGH
         return [
-            *([f"only {landed} of {self._trial.kills} kills landed before the sweep ended"] * few),
+            *([f"only {landed} of {self._kills} kills landed before the sweep ended"] * few),
             *([f"the sweep ended with exit code {code}"] * (code != 0)),
         ]
 
@@ -124,7 +107,7 @@ class Hostile:
 
     def _schedule(self) -> Iterator[tuple[int, str]]:
         """For each kill: how many records there must be before, so that all land before the end, and the victim."""
-        kills, cells = self._trial.kills, len(plan_sweep(self._trial.sweep)[0].cells)
+        kills, cells = self._kills, len(plan_sweep(SWEEP)[0].cells)
         victims = ["parent", *(DAEMONS if self._launcher == "slurm" else ())]
         places = self._random.sample(range(1, kills), len(victims))
         for number in range(kills):
@@ -194,10 +177,6 @@ def _kill_and_restart(daemon: str) -> None:
     subprocess.run(command, check=True)
 
 
-def words(trial: Trial, launcher: str) -> list[str]:
-    return [*trial.sweep, "tracking=none", *LAUNCHERS[launcher]]
-
-
 def table(folder: Path) -> str:
     return subprocess.run([*PROGRAM, "table"], cwd=folder, check=True, capture_output=True, text=True).stdout
 
@@ -231,22 +210,22 @@ def run_again(folder: SweepFolder) -> Iterator[str]:
             done.add(event.cell)
 
 
-def undisturbed(chosen: Trial, folder: Path) -> float:
+def undisturbed(folder: Path) -> float:
     """Run the sweep by local workers that are left alone; seconds a cell."""
     folder.mkdir()
     begun = time.monotonic()
-    command = [*PROGRAM, "sweep", *words(chosen, "local"), "--quiet"]
+    command = [*PROGRAM, "sweep", *SWEEP, *LAUNCHERS["local"], "--quiet"]
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     took, cells = time.monotonic() - begun, len(list(folder.glob("runs/adhoc/*.json")))
     print(f"{cells} cells left alone: {took:.0f} s", flush=True)
     return took / cells
 
 
-def killed(chosen: Trial, launcher: str, seed: int, folder: Path, reference: Path, each: float) -> list[str]:
+def killed(kills: int, launcher: str, seed: int, folder: Path, reference: Path, each: float) -> list[str]:
     """The sweep in ``folder`` with kills; prints what was done. What did not hold, a line each."""
     folder.mkdir()
     begun = time.monotonic()
-    sweep = Hostile(folder, chosen, launcher, random.Random(seed), each)
+    sweep = Hostile(folder, kills, launcher, random.Random(seed), each)
     faults = [*sweep.run(), *(f"its file was replaced: {cell}" for cell in sweep.files.changed())]
     faults += differences(reference, folder)
     print(f"launcher={launcher}: {time.monotonic() - begun:.0f} s with {sweep.told.total()} kills:")
@@ -259,17 +238,14 @@ def killed(chosen: Trial, launcher: str, seed: int, folder: Path, reference: Pat
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="four cells of a tiny model, four kills a launcher")
-    parser.add_argument("--kills", type=int, help="of each launcher's sweep")
+    parser.add_argument("--kills", type=int, default=30, help="of each launcher's sweep")
     parser.add_argument("--launchers", nargs="+", choices=LAUNCHERS, default=launchers_here())
     parser.add_argument("--seed", type=int, default=1, help="of the kills")
     given = parser.parse_args(arguments)
-    chosen = QUICK if given.quick else FULL
-    chosen = replace(chosen, kills=given.kills or chosen.kills)
     with tempfile.TemporaryDirectory() as root:
         reference = Path(root) / "undisturbed"
-        each = undisturbed(chosen, reference)
-        faults = [killed(chosen, name, given.seed, Path(root) / name, reference, each) for name in given.launchers]
+        each = undisturbed(reference)
+        faults = [killed(given.kills, name, given.seed, Path(root) / name, reference, each) for name in given.launchers]
     return int(any(faults))
 
 
