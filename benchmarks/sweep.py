@@ -48,7 +48,7 @@ def measure(turns: int = 5) -> Report:
         planning = by_turns({"plan": partial(plan_thousand, fresh)}, turns)["plan"]
         way = by_turns({"sweep": partial(run_made_up, fresh), "alone": partial(save_made_up, fresh)}, turns)
         resuming = by_turns({"resume": partial(resume, fresh)}, turns)["resume"]
-        workers = by_turns({"one": partial(train, fresh, 1), "two": partial(train, fresh, 2)}, 3, warmup=0)
+        workers = by_turns({"one": partial(train, fresh, 1), "two": partial(train, fresh, 2)}, 2, warmup=0)
     told = f"{CELLS} cells, {DONE} done: `qexp resume` to the first start of a cell"
     return Report(
         [
@@ -127,7 +127,7 @@ def resume(fresh: Any) -> float:
 
 def train(fresh: Any, workers: int) -> float:
     """Seconds of a whole sweep over six small networks."""
-    command = [QEXP, "sweep", *SMALL, "seed=range(0,6)", "train.max_steps=100", f"results_dir={fresh()}", "--quiet"]
+    command = [QEXP, "sweep", *SMALL, "seed=range(0,6)", "train.max_steps=800", f"results_dir={fresh()}", "--quiet"]
     command += [f"launcher.workers={workers}", "launcher.threads=1", "launcher.memory=1"]
     return seconds(lambda: subprocess.run(command, check=True, capture_output=True))
 
