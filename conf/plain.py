@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from typing import Any
 
-LEAVES = (str, int, float, type(None))
-"""Types of a configuration's leaves; a truth value is an integer."""
+LEAVES = frozenset((str, int, float, bool, type(None)))
+"""Types of a configuration's leaves."""
 
 
 def as_data(value: Any) -> Any:
     """``dataclasses.asdict`` of a configuration, or of a part of one; tuples stay tuples."""
-    if isinstance(value, LEAVES):
+    kind = type(value)
+    if kind in LEAVES:
         return value
-    if isinstance(value, dict):
-        return {key: as_data(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(as_data, value))
-    return {name: as_data(getattr(value, name)) for name in value.__dataclass_fields__}
+    if kind is dict:
+        return {key: item if type(item) in LEAVES else as_data(item) for key, item in value.items()}
+    if kind is tuple or kind is list:
+        return kind(map(as_data, value))
+    fields = vars(value)
+    return {
+        name: item if type(item := fields[name]) in LEAVES else as_data(item) for name in value.__dataclass_fields__
+    }
 
 
 def copied(tree: dict[str, Any]) -> dict[str, Any]:

@@ -125,8 +125,8 @@ def make_cells(expanded: Sequence[tuple[str, ...]], places: Sequence[int]) -> tu
         raise UserError("results_dir: the records of one sweep go into one folder")
     found: dict[str, Cell] = {}
     for texts, config in zip(expanded, configs, strict=True):
-        if (identity := cell_id(config)) not in found:
-            found[identity] = make_cell(config, texts, _label(texts, places) or "as it is")
+        cell = make_cell(config, texts, _label(texts, places) or "as it is")
+        found.setdefault(cell.cell_id, cell)
     return tuple(found.values())
 
 
