@@ -36,8 +36,6 @@ LONGEST = 1800.0
 ENOUGH = 0.5
 """Share of the kills that must land before the sweep ends: a kill can come too late on a machine that does more."""
 DAEMONS = ("slurmd", "slurmctld")
-
-
 SWEEP = (
     *("method=vanilla,gated_attention,clipped_softmax", "quant.bits=[w8a8],[w8a6]", "seed=range(0,3)"),
     *("model=minilm", "task=sst2", "scale=smoke", "tracking=none"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qexp.kernels import native
-from qexp.kernels.quantize import at_least_float32, qparams_from_range
+from qexp.kernels.quantize import QParams, at_least_float32, fake_quantize, qparams_from_range
 
 Kind = Literal["minmax", "running_minmax", "percentile", "mse"]
 Range = tuple[Tensor, Tensor]
@@ -203,16 +203,17 @@ class _Search:
     def _losses(self, los: Tensor, his: Tensor) -> Tensor:
         """The loss of every candidate: [K, *shape of a range], as are ``los`` and ``his``."""
         params = qparams_from_range(los, his, self.bits, self.symmetric, signed=self.signed)
-        grids = [each.reshape(len(los), -1) for each in (params.scale, params.low, params.high)]
-        return _squared_errors(self.rows, *grids).view(los.shape)
+        scale, zero_point = (each.reshape(len(los), -1) for each in (params.scale, params.zero_point))
+        grids = QParams(scale, zero_point, params.qmin, params.qmax)
+        return _squared_errors(self.rows, grids).view(los.shape)
 
 
-def _squared_errors(rows: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def _squared_errors(rows: Tensor, grids: QParams) -> Tensor:
     """Sums of (quantized x - x)^2 over each row of [C, n], for grids [K, C]: [K, C] in float64."""
-    if native.is_loaded() and rows.is_cpu and rows.dtype == scale.dtype == torch.float32:
-        return torch.ops.qexp.squared_errors(rows, scale, low, high)  # type: ignore[no-any-return]
+    if native.is_loaded() and rows.is_cpu and rows.dtype == grids.scale.dtype == torch.float32:
+        return torch.ops.qexp.squared_errors(rows, grids.scale, grids.low, grids.high)  # type: ignore[no-any-return]
     losses = []
-    for grid in zip(scale.unsqueeze(-1), low.unsqueeze(-1), high.unsqueeze(-1), strict=True):
-        error = (rows / grid[0]).round_().clamp_min_(grid[1]).clamp_max_(grid[2]).mul_(grid[0]).sub_(rows)
+    for scale, zero_point in zip(grids.scale.unsqueeze(-1), grids.zero_point.unsqueeze(-1), strict=True):
+        error = fake_quantize(rows, QParams(scale, zero_point, grids.qmin, grids.qmax)).sub_(rows)
         losses.append(error.square_().sum(1, dtype=torch.float64))
     return torch.stack(losses)

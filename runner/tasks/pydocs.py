@@ -88,7 +88,7 @@ def labelled_splits() -> dict[str, list[Row]]:
     areas: dict[str, set[str]] = {}
     for area, modules in AREAS.items():
         for module in modules:
-            for docstring in docstrings(module):
+            for docstring in _docstrings(module):
                 text = " ".join(docstring.text.split())
                 key = _key(text)
                 areas.setdefault(key, set()).add(area)
@@ -126,14 +126,14 @@ def _documents() -> Iterator[Row]:
     """Document name and text: every help chapter, and the docstrings of every source file as one text."""
     for name, text in sorted(_help_topics().items()):
         yield f"topic {name}", text
-    for file, its_own in groupby(all_docstrings(), key=attrgetter("file")):
+    for file, its_own in docstrings_by_file():
         yield f"file {file}", "\n\n".join(docstring.text for docstring in its_own)
 
 
-def all_docstrings() -> Iterator[Docstring]:
-    """Those of the whole standard library, file by file."""
-    for module in sorted(sys.stdlib_module_names - NOT_PROSE):
-        yield from docstrings(module)
+def docstrings_by_file() -> Iterator[tuple[str, Iterator[Docstring]]]:
+    """Those of the whole standard library: every source file that has some, with all of them."""
+    modules = sorted(sys.stdlib_module_names - NOT_PROSE)
+    return groupby((one for module in modules for one in _docstrings(module)), key=attrgetter("file"))
 
 
 def _help_topics() -> dict[str, str]:
@@ -144,7 +144,7 @@ def _help_topics() -> dict[str, str]:
     return dict(topics.topics)
 
 
-def docstrings(module: str) -> Iterator[Docstring]:
+def _docstrings(module: str) -> Iterator[Docstring]:
     """All of a module or package of the standard library, in the order of its sources."""
     library = Path(sysconfig.get_path("stdlib"))
     for path in _sources(library, module):

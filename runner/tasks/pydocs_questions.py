@@ -8,13 +8,11 @@ what answers questions where SQuAD is not at hand, and no measure of a network.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
-from itertools import groupby
-from operator import attrgetter
 from typing import Any
 
-from qexp.runner.tasks.pydocs import Docstring, all_docstrings, digest_of, is_prose, split_by
+from qexp.runner.tasks.pydocs import Docstring, digest_of, docstrings_by_file, is_prose, split_by
 from qexp.runner.tasks.squad import ANSWERS, CONTEXT, QUESTION, START, TEXT
 
 NEIGHBOURS = 4
@@ -28,16 +26,12 @@ _SENTENCE = re.compile(r"(.+?)(?:[.:](?:\s|$)|$)")
 @cache
 def question_splits() -> dict[str, list[dict[str, Any]]]:
     """SQuAD's rows by split: all questions of a source file are in one split."""
-    rows = [
-        (digest_of(file), row)
-        for file, docstrings in groupby(all_docstrings(), key=attrgetter("file"))
-        for row in _questions(list(docstrings))
-    ]
+    rows = [(digest_of(file), row) for file, docstrings in docstrings_by_file() for row in _questions(docstrings)]
     return split_by(rows, SHARES)
 
 
-def _questions(docstrings: list[Docstring]) -> Iterator[dict[str, Any]]:
-    """One question of every definition of a file whose name and sentence stand there once."""
+def _questions(docstrings: Iterable[Docstring]) -> Iterator[dict[str, Any]]:
+    """One question of the first definition of each name in a file, where its sentence has not stood there before."""
     sentences: dict[str, str] = {}
     for docstring in docstrings:
         sentence = _first_sentence(docstring.text)
@@ -45,13 +39,12 @@ def _questions(docstrings: list[Docstring]) -> Iterator[dict[str, Any]]:
             sentences.setdefault(docstring.name, sentence)
     names = list(sentences)
     for first in range(0, len(names) - NEIGHBOURS + 1, NEIGHBOURS):
-        together = names[first : first + NEIGHBOURS]
-        context = " ".join(f"{name}: {sentences[name]}." for name in together)
-        start = 0
-        for name in together:
+        entries = {name: f"{name}: {sentences[name]}." for name in names[first : first + NEIGHBOURS]}
+        context, start = " ".join(entries.values()), 0
+        for name, entry in entries.items():
             answers = {TEXT: [name], START: [start]}
             yield {QUESTION: f"What does this: {sentences[name]}?", CONTEXT: context, ANSWERS: answers}
-            start += len(f"{name}: {sentences[name]}. ")
+            start += len(entry) + 1
 
 
 def _first_sentence(text: str) -> str:
