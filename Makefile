@@ -52,8 +52,8 @@ $(VENV)/.bench: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet $(PINS) -e '.[bench]'
 	@touch $@
 
-bench: $(VENV)/.bench ## Measure speed and memory beside peers (12 minutes); writes docs/performance.md
-	$(BIN)/python benchmarks/run.py
+bench: $(VENV)/.bench ## Measure speed and memory beside peers (40 minutes; NAMES=: some only); writes docs/performance.md
+	$(BIN)/python benchmarks/run.py $(NAMES)
 
 table: $(VENV)/.ready ## Table every record below RESULTS
 	$(QEXP) table --results-dir $(RESULTS)

@@ -1,17 +1,17 @@
-"""All benchmarks, into docs/performance.md, and every figure into results/reference/performance.json.
+"""All benchmarks, or those named, into results/reference/performance/, and docs/performance.md from all that is there.
 
-Run with: python benchmarks/run.py [NAME ...]; with names only those run, and neither is written. What a GPU measures
-goes to results/reference/performance_gpu.json, from which a machine without one takes that section of the page.
+Run with: python benchmarks/run.py [NAME ...]. Each benchmark has a file of its own, with the machine that it ran on, so
+that one can be measured anew by itself, and what a GPU measured stays where there is none.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
 import platform
 import re
-import sys
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -24,14 +24,13 @@ BENCHMARKS = ("startup", "finished_cell", "many_records", "sweep", "training_loo
 BENCHMARKS += ("quantized_training", "blockwise", "low_precision_training", "unit_scaled_step", "integer_training")
 BENCHMARKS += ("int8_gemm", "int8_model", "int8_gpu")
 ROOT = Path(__file__).resolve().parents[1]
-PAGE, REFERENCE = ROOT / "docs" / "performance.md", ROOT / "results" / "reference"
-FIGURES, GPU_FIGURES = REFERENCE / "performance.json", REFERENCE / "performance_gpu.json"
+PAGE, MEASURED = ROOT / "docs" / "performance.md", ROOT / "results" / "reference" / "performance"
 PACKAGES = ("torch", "transformers", "numpy", "torchao", "optimum-quanto", "bitsandbytes", "unit-scaling")
 HEADER = """# Performance
 
 Written by `make bench` (`python benchmarks/run.py`); do not edit by hand. Every figure compares things measured by
 turns in one run, so that a busy machine slows all alike; given is the median of the turns, and their quartiles.
-`results/reference/performance.json` has every figure, CPU time included.
+`results/reference/performance/` has every figure, CPU time included.
 
 The project's reference CPU has AVX2 and no VNNI. On a CPU that has more, integer benchmarks run twice: as it is, and
 *limited to AVX2*, which is what the goals are for, by these variables:
@@ -44,6 +43,8 @@ fbgemm does not read them: its figures are those of the whole CPU either way.
 
 """
 GOALS = ("what", "against", "measured", "quartiles", "goal", "")
+Measured = tuple[Report, dict[str, Any]]
+"""What a benchmark found, and the machine."""
 NOTES = """
 - Training and fake quantization run on one thread.
 - The training loop is timed from the construction of the trainer to its last checkpoint, against a script that takes
@@ -60,18 +61,27 @@ NOTES = """
 """
 
 
-def page(reports: dict[str, Report]) -> str:
+def page(measured: dict[str, Measured]) -> str:
     from child import AVX2
 
-    results = [result for report in reports.values() for result in report.results]
+    results = [result for report, _ in measured.values() for result in report.results]
     header = HEADER.format(limits=" ".join(f"{key}={value}" for key, value in AVX2.items()))
-    sections = "".join(report.text for report in reports.values())
-    return f"{header}{describe(machine())}\n\n## Goals\n{goals(results)}{NOTES}{sections}"
+    sections = "".join(report.text for report, _ in measured.values())
+    return f"{header}{machines(measured)}\n## Goals\n{goals(results)}{NOTES}{sections}"
 
 
 def goals(results: list[Result]) -> str:
     rows = [[r.what, r.baseline, r.figure, r.spread, r.goal, "met" if r.met else "**missed**"] for r in results]
     return markdown(GOALS, rows)
+
+
+def machines(measured: dict[str, Measured]) -> str:
+    """One line for each machine and day, with what was measured there."""
+    names: dict[str, list[str]] = {}
+    for name, (report, where) in measured.items():
+        if report.results:
+            names.setdefault(describe(where), []).append(f"`{name}`")
+    return "".join(f"- Measured on {where}: {', '.join(those)}.\n" for where, those in names.items())
 
 
 def machine() -> dict[str, Any]:
@@ -92,17 +102,9 @@ def describe(facts: dict[str, Any]) -> str:
     has = ", ".join(name for name, there in cpu["isa"].items() if there) or "none of the INT8 instruction sets"
     versions = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
     return (
-        f"Measured on {facts['date']}: {cpu['model']}, {cpu['cores']} cores ({has}), {facts['platform']}, "
-        f"Python {facts['python']}, {versions}."
+        f"{facts['date']}, {cpu['model']}, {cpu['cores']} cores ({has}), {facts['platform']}, "
+        f"Python {facts['python']}, {versions}"
     )
-
-
-def figures(reports: dict[str, Report]) -> dict[str, Any]:
-    return {
-        "machine": machine(),
-        "goals": [asdict(result) for report in reports.values() for result in report.results],
-        "figures": {name: report.figures for name, report in reports.items() if report.figures},
-    }
 
 
 def to_json(found: dict[str, Any]) -> str:
@@ -111,29 +113,31 @@ def to_json(found: dict[str, Any]) -> str:
     return re.sub(r"\[[^][{}]*\]", lambda inner: " ".join(inner[0].split()), text) + "\n"
 
 
-def kept(report: Report) -> Report:
-    """What a GPU measured: written where there is one, read where there is none."""
-    if report.figures:
-        GPU_FIGURES.write_text(to_json({"machine": machine(), **asdict(report)}))
-    elif GPU_FIGURES.exists():
-        found = json.loads(GPU_FIGURES.read_text())
-        text = f"{found['text']}\n{describe(found['machine'])}\n"
-        return Report([Result(**result) for result in found["results"]], text)
-    return report
+def measure(name: str) -> None:
+    """Run a benchmark and keep what it found; one that lacks its hardware leaves what is there."""
+    report = importlib.import_module(name).measure()
+    print(*report.results, report.text, sep="\n", flush=True)
+    path = MEASURED / f"{name}.json"
+    if report.results or not path.exists():
+        path.write_text(to_json({"machine": machine(), **asdict(report)}), encoding="utf-8")
 
 
-def main(names: list[str]) -> None:
-    reports: dict[str, Report] = {}
+def kept(name: str) -> Measured:
+    found = json.loads((MEASURED / f"{name}.json").read_text(encoding="utf-8"))
+    return Report([Result(**result) for result in found["results"]], found["text"], found["figures"]), found["machine"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all without one: {', '.join(BENCHMARKS)}")
+    names = parser.parse_args().names
+    if unknown := sorted(set(names) - set(BENCHMARKS)):
+        parser.error(f"no benchmark is called {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
     for name in names or BENCHMARKS:
-        report = importlib.import_module(name).measure()
-        reports[name] = kept(report) if name == "int8_gpu" else report
-        print(*reports[name].results, sep="\n", flush=True)
-        print(reports[name].text)
-    if not names:
-        PAGE.write_text(page(reports))
-        FIGURES.write_text(to_json(figures(reports)))
-        print(f"written: {PAGE.relative_to(ROOT)}, {FIGURES.relative_to(ROOT)}")
+        measure(name)
+    PAGE.write_text(page({n: kept(n) for n in BENCHMARKS if (MEASURED / f"{n}.json").exists()}), encoding="utf-8")
+    print(f"written: {PAGE.relative_to(ROOT)}, {MEASURED.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

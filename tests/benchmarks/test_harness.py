@@ -141,28 +141,40 @@ def test_a_goal_over_a_peer_holds_for_every_number_of_threads() -> None:
     assert not result.met and result.figure.startswith("2.00 / 1.20 x")
 
 
-def test_the_figures_are_json_with_short_lists_on_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_figures_are_json_with_short_lists_on_a_line() -> None:
     import run
-    from measure import Report, Result
 
-    monkeypatch.setattr(run, "machine", dict)
     rows = {"rows": [["a", 1.5], ["b", 2.5]]}
-    reports = {"one": Report([Result("w", "f", "s", "b", "g", True)], figures=rows), "two": Report([])}
-    text = run.to_json(run.figures(reports))
-    assert json.loads(text)["figures"] == {"one": rows} and json.loads(text)["goals"][0]["met"] is True
-    assert '"a", 1.5' in text
+    text = run.to_json({"figures": rows})
+    assert json.loads(text) == {"figures": rows} and '"a", 1.5' in text
 
 
-def test_what_a_gpu_measured_is_kept_for_machines_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_benchmark_without_its_hardware_leaves_what_another_machine_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import int8_gpu
     import run
     from measure import Report, Result
 
-    monkeypatch.setattr(run, "GPU_FIGURES", tmp_path / "gpu.json")
-    nothing, measured = Report([], "not measured"), Report([Result("w", "f", "s", "b", "g", True)], "table", [{"m": 1}])
-    assert run.kept(nothing) is nothing
-    assert run.kept(measured) is measured
-    found = run.kept(nothing)
-    assert found.results == measured.results and found.text.startswith("table\nMeasured on")
+    measured = Report([Result("w", "f", "s", "b", "g", True)], "table", [{"m": 1}])
+    monkeypatch.setattr(run, "MEASURED", tmp_path)
+    for found in (Report([], "not measured"), measured, Report([], "not measured")):
+        monkeypatch.setattr(int8_gpu, "measure", lambda found=found: found)
+        run.measure("int8_gpu")
+        kept, machine = run.kept("int8_gpu")
+        assert kept == (measured if found is measured or kept.results else found)
+    assert kept == measured and machine["date"]
+    page = run.page({"int8_gpu": (kept, machine), "startup": (Report([]), machine)})
+    assert "| w | b | f | s | g | met |" in page and page.endswith("table")
+    assert page.count("Measured on") == 1 and page.count(": `int8_gpu`.") == 1
+
+
+def test_a_misspelt_benchmark_is_told_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    import run
+
+    monkeypatch.setattr("sys.argv", ["run.py", "startup", "start"])
+    with pytest.raises(SystemExit, match="2"):
+        run.main()
 
 
 def test_the_figures_beside_the_reference_tables_are_no_record(
