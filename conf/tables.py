@@ -83,8 +83,8 @@ class ColumnConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ClaimConfig:
-    """A statement of the paper as a predicate over two rows, or two columns of one row, judged over seeds
-    (:mod:`qexp.results.claims`).
+    """A statement of the paper as a predicate over two rows, two columns of one row, or a row and a number, judged over
+    seeds (:mod:`qexp.results.claims`).
 
     With d the difference of ``row`` from ``than``, positive where ``row`` is better: ``less`` d < -margin, ``greater``
     d > margin, ``at_least`` d >= -margin, ``within_spread`` |d| <= margin, ``equal`` the same figures exactly.
@@ -94,8 +94,8 @@ class ClaimConfig:
     text: str
     kind: Literal["less", "greater", "at_least", "within_spread", "equal"]
     row: str
-    than: str = ""
-    """``row`` itself when empty: then ``than_columns`` says what it is compared with."""
+    than: str | float = ""
+    """A row, or a number; ``row`` itself when empty: then ``than_columns`` says what it is compared with."""
     columns: tuple[str, ...] = ()
     """Columns that d is averaged over; every one that shows a metric when empty."""
     than_columns: tuple[str, ...] = ()
@@ -112,13 +112,22 @@ class ClaimConfig:
             raise ValueError("equal takes no margin: the figures are the same or not")
         if self.kind == "at_least" and self.margin is None:
             raise ValueError("at_least needs a margin: how much worse still counts as no worse")
+        if self.number is not None and self.than_columns:
+            raise ValueError("a number has no than_columns")
         return self
+
+    @property
+    def number(self) -> float | None:
+        """What ``row`` is compared with where that is no other row."""
+        return None if isinstance(self.than, str) else self.than
 
     @property
     def names(self) -> tuple[str, str]:
         """What is compared with what, in words."""
+        if self.number is not None:
+            return self.row, f"{self.number:g}"
         if not self.than_columns:
-            return self.row, self.than
+            return self.row, str(self.than)
         return f"{self.row} on {', '.join(self.columns)}", f"{self.than or self.row} on {', '.join(self.than_columns)}"
 
     def testable_at(self, scale: str) -> bool:
@@ -201,10 +210,11 @@ class TableConfig:
         return claim.columns or tuple(column.key for column in self.columns if self.shows_metric(column))
 
     def sides(self, claim: ClaimConfig) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-        """Row and column of every cell that a claim compares, and of the cell that it is compared with."""
+        """Row and column of every cell that a claim compares, and of those that they are compared with: none, where
+        that is a number."""
         columns = self.columns_of(claim)
-        others = claim.than_columns or columns
-        return [(claim.row, one) for one in columns], [(claim.than or claim.row, one) for one in others]
+        others = () if claim.number is not None else claim.than_columns or columns
+        return [(claim.row, one) for one in columns], [(str(claim.than) or claim.row, one) for one in others]
 
     def _column_names(self) -> list[str]:
         return [*(column.key for column in self.columns), *([AVERAGE] if self.average else [])]
@@ -232,20 +242,20 @@ class TableConfig:
 
     def _check_claim(self, claim: ClaimConfig) -> None:
         where = f"claim {claim.name!r}"
-        for row in filter(None, (claim.row, claim.than)):
-            _known(where, "row", row, [one.key for one in self.rows])
         by_key = {column.key: column for column in self.columns}
+        for row in filter(None, (claim.row, claim.than if claim.number is None else "")):
+            _known(where, "row", str(row), [one.key for one in self.rows])
         for name in (*claim.columns, *claim.than_columns):
             _known(where, "column", name, list(by_key))
         if claim.than_columns and len(claim.than_columns) != len(claim.columns):
             raise ValueError(f"{where} needs one of than_columns for each of columns")
-        sides = self.sides(claim)
-        if any(one == other for one, other in zip(*sides, strict=True)):
+        ours, theirs = self.sides(claim)
+        if any(one == other for one, other in zip(ours, theirs, strict=False)):
             raise ValueError(f"{where} compares {claim.row!r} with itself")
-        pairs = [(by_key[one], by_key[other]) for (_, one), (_, other) in zip(*sides, strict=True)]
-        if any(one.metric != other.metric for one, other in pairs):
+        sides = [[by_key[column] for _, column in side] for side in (ours, theirs)]
+        if any(one.metric != other.metric for one, other in zip(*sides, strict=False)):
             raise ValueError(f"{where} compares columns of unlike metrics")
-        self._check_directions(where, [column for pair in pairs for column in pair])
+        self._check_directions(where, [column for side in sides for column in side])
 
     def _check_directions(self, where: str, chosen: list[ColumnConfig]) -> None:
         if len({self.shows_metric(column) for column in chosen}) != 1:

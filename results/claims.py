@@ -82,6 +82,8 @@ def judge(spec: TableConfig, cells: Cells, scale: str) -> tuple[Verdict, ...]:
 
 
 def _with_examples(spec: TableConfig, verdict: Verdict, cells: Cells) -> Verdict:
+    if verdict.claim.number is not None:
+        return verdict
     found = [
         ByExample(column, seed, *counted)
         for (row, column), other in zip(*spec.sides(verdict.claim), strict=True)
@@ -112,6 +114,8 @@ def _judge(spec: TableConfig, claim: ClaimConfig, cells: Cells, scale: str) -> V
         return Verdict(claim, NOT_HERE, f"It is judged from scale={claim.min_scale} up")
     places = spec.sides(claim)
     sides = [[cells[place] for place in side] for side in places]
+    if claim.number is not None:
+        sides[1] = [_constant(cell, claim.number) for cell in sides[0]]
     seeds = [seed for seed in sides[0][0].values if all(seed in cell.values for side in sides for cell in side)]
     used = [cell for side in sides for cell in side]
     if claim.kind == "equal" and (unlike := _unlike(sides)):
@@ -133,6 +137,11 @@ def _judge(spec: TableConfig, claim: ClaimConfig, cells: Cells, scale: str) -> V
     averages = ({seed: _mean(sides[0], seed) for seed in seeds}, {seed: _mean(sides[1], seed) for seed in seeds})
     unit = " in the logarithm of perplexity" if any(cell.logarithmic for cell in used) else ""
     return replace(_tested(claim, averages, seeds, unit), by_seed=averages)
+
+
+def _constant(like: Measured, number: float) -> Measured:
+    """A cell that has ``number`` at each seed of ``like``."""
+    return Measured(dict.fromkeys(like.values, number), {}, like.higher_is_better, like.logarithmic)
 
 
 def _missing(places: Sequence[tuple[str, str]], cells: Cells) -> str:

@@ -44,7 +44,8 @@ def scale_curves(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The record's ``training.scales``, of a Trainer's log; empty where nothing was measured.
 
     ``steps``: how many optimizer steps had been taken. ``tensors``: place -> kind -> standard deviation at each of
-    them, None where the tensor had none. ``band``: scales of no concern.
+    them, None where the tensor had none. ``band``: scales of no concern; ``in_band``: the share of tensors whose scale
+    lies there in the ``first`` pass and in the ``last``.
     """
     points = [entry for entry in log if KEY in entry]
     if not points:
@@ -61,6 +62,13 @@ def scale_curves(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "kind": "scale_curves",
         "band": list(BAND),
+        "in_band": {"first": _share_in_band(points[0][KEY]), "last": _share_in_band(points[-1][KEY])},
         "steps": [point["step"] for point in points],
         "tensors": tensors,
     }
+
+
+def _share_in_band(scales: Mapping[str, Mapping[str, float | None]]) -> float | None:
+    """Of the tensors that have a scale; a scale of 0 or NaN lies outside."""
+    found = [scale for kinds in scales.values() for scale in kinds.values() if scale is not None]
+    return sum(BAND[0] <= scale <= BAND[1] for scale in found) / len(found) if found else None

@@ -174,3 +174,31 @@ def test_holm_takes_back_what_only_one_test_confirms() -> None:
     made = [Verdict(claim, CONFIRMED, "n", p) for claim, p in zip(claims, (0.04, 0.001, 0.03, None), strict=True)]
     assert [one.verdict for one in holm(made)] == [TOO_FEW, CONFIRMED, TOO_FEW, CONFIRMED]
     assert "p = 0.001 (0.003 after Holm's correction for 3 claims)" in holm(made)[1].line
+
+
+@pytest.mark.parametrize(
+    ("kind", "figures", "than", "margin", "expected"),
+    [
+        ("equal", [1.0, 1.0], 1.0, None, CONFIRMED),
+        ("equal", [1.0, 0.98], 1.0, None, REFUTED),
+        ("less", BETTER, 2.0, None, CONFIRMED),
+        ("at_least", BETTER, 0.8, 0.0, CONFIRMED),
+        ("greater", BETTER, 2.0, None, REFUTED),
+        ("greater", BETTER[:2], 0.5, None, TOO_FEW),
+    ],
+)
+def test_a_number_can_stand_for_the_other_row(
+    kind: str, figures: list[float], than: float, margin: float | None, expected: str
+) -> None:
+    assert verdict(kind, figures, [], than=than, **({} if margin is None else {"margin": margin})) == expected
+
+
+def test_a_number_of_lower_is_better_keeps_its_side() -> None:
+    assert verdict("greater", BETTER, [], than=2.0, higher=False) == CONFIRMED
+    (one,) = judge(spec({"kind": "less", "than": 2}), {("a", "x"): Measured(dict(enumerate(BETTER)))}, "small")
+    assert one.numbers.startswith("a is worse than 2 by 1.09")
+
+
+def test_a_number_has_no_columns() -> None:
+    with pytest.raises(ValidationError, match="a number has no than_columns"):
+        spec({"kind": "less", "than": 2.0, "columns": ["x"], "than_columns": ["x"]})

@@ -85,4 +85,11 @@ def test_a_tensor_that_some_steps_lack_has_none_there() -> None:
     ]
     found = scale_curves(log)
     assert found["steps"] == [0, 4] and found["tensors"] == {"a": {"weight": [1.0, 2.0], "gradient": [None, 0.5]}}
+    assert found["in_band"] == {"first": 1.0, "last": 1.0}
     assert scale_curves(log[1:2]) == {}
+
+
+def test_the_share_in_the_band_counts_every_tensor_once_with_both_bounds_inside() -> None:
+    first = {"a": {"weight": 0.1, "activation": 0.099, "gradient": None}, "b": {"activation": 10.0, "gradient": 0.0}}
+    found = scale_curves([{"step": 0, "scales": first}, {"step": 1, "scales": {"a": {"weight": float("nan")}}}])
+    assert found["in_band"] == {"first": 0.5, "last": 0.0}
