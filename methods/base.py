@@ -82,6 +82,9 @@ class BaseMethod:
     """Whether a run also evaluates plain post-training quantization of its network, for comparison."""
     needs_no_loss_scale: ClassVar[bool] = False
     """Whether gradients fit a narrow format without one, so that who asks for one is told."""
+    scores_every_position: ClassVar[bool] = False
+    """Whether its loss needs the logits of positions that predict nothing, where a masked language model can do
+    without."""
     changes_nothing: ClassVar[bool] = False
     """True only for a baseline: an empty :class:`Surgery` is then allowed."""
 

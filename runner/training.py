@@ -21,6 +21,7 @@ from qexp.models.capture import capture
 from qexp.models.certificate import Recorder
 from qexp.models.not_finite import first_not_finite
 from qexp.models.precision import make_precision
+from qexp.models.predicted import is_masked_lm, predicted_rows_only
 from qexp.models.quiet import quiet
 from qexp.models.sites import AdaptedModel
 from qexp.models.surgery import set_dropout
@@ -162,6 +163,8 @@ class MethodTrainer(Trainer):  # type: ignore[misc]
         self.unproven = [m for m in methods if type(m).certify_step is not BaseMethod.certify_step]
         self.certificates: dict[str, Any] = {}
         self.scales = ScaleRecorder(model, cfg.scales_every)
+        if is_masked_lm(model.module) and not any(method.scores_every_position for method in methods):
+            stack.enter_context(predicted_rows_only(model.module))
         self.ffn_outputs: Mapping[str, Tensor] = {}
         self.weight = 1.0
         if cfg.ffn_output_penalty:

@@ -24,6 +24,8 @@ class UnitScaling(BaseMethod):
     name = "unit_scaling"
     paper: ClassVar[str | None] = "2303.11257"
     needs_no_loss_scale: ClassVar[bool] = True
+    scores_every_position: ClassVar[bool] = True
+    """The loss's factor counts all positions, predicted or not, as the authors' does."""
     settings: Settings
 
     def prepare(self, model: AdaptedModel, context: Context) -> Surgery:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qexp.kernels.unit_scaling import functional as U
+from qexp.models.predicted import IGNORED
 
-IGNORED = -100
 CAUSAL = ("ForCausalLM", None)
 """transformers' names for the loss of causal networks: it knows none for GPT-2, and then takes that."""
 
