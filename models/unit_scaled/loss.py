@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +26,8 @@ class UnitScaledLoss(nn.Module):
         output = super().forward(*args, **kwargs)
         if labels is None:
             return output
+        # A compiled graph of logits and loss together would take a gradient for each, zeros for the logits, and add it.
+        torch._dynamo.graph_break()
         return type(output)(**{**output, "loss": self._loss(output.logits, labels, predicted)})
 
     def _loss(self, logits: Tensor, labels: Tensor, predicted: Tensor | int | None) -> Tensor:

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
+from transformers.modeling_outputs import CausalLMOutput
 
 from qexp.conf.errors import UserError
 from qexp.kernels.unit_scaling import products, scale
@@ -26,6 +28,7 @@ from qexp.models.surgery import set_dropout, set_probability
 from qexp.models.tensor_scales import BAND, deviations, measure_scales, random_batch
 from qexp.models.unit_scaled.convert import block_paths, convert
 from qexp.models.unit_scaled.layers import is_unit_scaled, refuse_unit_scaled
+from qexp.models.unit_scaled.loss import UnitScaledLoss
 
 HEADED = [
     ("bert", "language"),
@@ -182,6 +185,33 @@ def test_accumulation_leaves_gradients_as_large_as_they_are(make: Callable[..., 
     alone = torch.autograd.grad(model.module(**batch).loss, weight)[0]
     share = torch.autograd.grad(model.module(**batch, num_items_in_batch=torch.tensor(1000)).loss, weight)[0]
     assert torch.equal(alone, share)
+
+
+class Scores(nn.Module):
+    """The smallest causal network."""
+
+    loss_type = config = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> CausalLMOutput:
+        return CausalLMOutput(logits=self.head(x))
+
+
+class WithLoss(UnitScaledLoss, Scores):
+    pass
+
+
+@pytest.mark.filterwarnings("default")  # torch warns of itself while it traces
+def test_compiled_the_loss_is_a_graph_of_its_own_with_the_same_gradients() -> None:
+    """One graph of logits and loss would take a gradient of zeros, as large as the logits, in its backward."""
+    network, graphs = WithLoss(), CompileCounterWithBackend("aot_eager")
+    x, labels = torch.randn(2, 3, 4), torch.randint(5, (2, 3))
+    expected = torch.autograd.grad(network(x, labels=labels).loss, network.head.weight)
+    found = torch.autograd.grad(torch.compile(network, backend=graphs)(x, labels=labels).loss, network.head.weight)
+    assert torch.equal(*found, *expected) and graphs.frame_count == 2
 
 
 @pytest.mark.parametrize(("family", "head"), HEADED)
