@@ -54,7 +54,7 @@ def plan(
 ) -> None:
     """Show what `qexp reproduce` would run: experiments done and to do, and time, memory and disk, from records."""
     from qexp.cli.agenda import print_agenda, print_items
-    from qexp.runner.sweep.settings import split
+    from qexp.runner.overrides import split
 
     plans, agenda, _ = _planned(_Asked(split(what)[0], scale, seeds, only_missing))
     if experiments:
@@ -83,7 +83,7 @@ def reproduce(
     With launcher=local, slurm or ray they run as the cells of a sweep, several at a time.
     """
     from qexp.cli.one_by_one import run_one_by_one
-    from qexp.runner.sweep.settings import split
+    from qexp.runner.overrides import split
 
     if dry_run:
         plan(what, scale, seeds, only_missing)
@@ -127,7 +127,7 @@ def _planned(asked: _Asked) -> tuple[dict[str, Cells], Agenda, dict[str, Record]
     from qexp.cli.sections import chosen_tables
     from qexp.conf.errors import UserError
     from qexp.results.library import committed
-    from qexp.results.store import Store
+    from qexp.results.store import Store, collector_paused
     from qexp.runner.agenda import make_agenda
     from qexp.runner.plan import cells
 
@@ -135,10 +135,11 @@ def _planned(asked: _Asked) -> tuple[dict[str, Cells], Agenda, dict[str, Record]
     if not names:
         raise UserError("name at least one table or paper, or all; `qexp list tables` shows them")
     seeds = parse_seeds(asked.seeds)
-    plans = {name: cells(name, asked.overrides, seeds) for name in chosen_tables(names)}
-    own = Store(Path(next(config.results_dir for found in plans.values() for config in found.values()))).query()
-    theirs = {record.cell_id: record for root in committed() for record in Store(root).query()}
-    return plans, make_agenda(plans, own, list(theirs.values()), asked.only_missing), theirs
+    with collector_paused():
+        plans = {name: cells(name, asked.overrides, seeds) for name in chosen_tables(names)}
+        own = Store(Path(next(config.results_dir for found in plans.values() for config in found.values()))).query()
+        theirs = {record.cell_id: record for root in committed() for record in Store(root).query()}
+        return plans, make_agenda(plans, own, list(theirs.values()), asked.only_missing), theirs
 
 
 def _run_as_sweep(

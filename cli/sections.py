@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -66,17 +67,18 @@ def sections(
 def _section(name: str, library: Library, scale: str | None, own: str, ledger: bool) -> Section:
     from qexp.cli.spec_table import ledger_of, made_table, make_command, with_origin
     from qexp.results.section import Section
-    from qexp.runner.plan import load_table
+    from qexp.runner.plan import cells, ids, load_table
 
     spec = load_table(name)
+    cells_at = cache(lambda at: cells(name, [f"scale={at}"]))
     wanted = [scale] if scale else reversed(SCALES)
     for at in [one for one in wanted if one in library.scales]:
-        cells, found = _found(name, library, at)
+        found = {place: library.find(cell) for place, cell in ids(cells_at(at)).items()}
         if any(found.values()):
             command = make_command(name, at)
             table = with_origin(made_table(name, spec, found, at, command), library, own)
-            told = ledger_of(name, spec, cells) if ledger and at != SCALES[-1] else ()
-            return Section(name, spec, at, command, table, told, _commands(spec, cells, found))
+            told = ledger_of(spec, cells_at(at), cells_at(SCALES[-1])) if ledger and at != SCALES[-1] else ()
+            return Section(name, spec, at, command, table, told, _commands(spec, cells_at(at), found))
     at = scale or DEFAULT_SCALE
     return Section(name, spec, at, make_command(name, at), _published_alone(name, spec, at))
 
@@ -89,13 +91,6 @@ def _published_alone(name: str, spec: TableConfig, scale: str) -> Table | None:
         return None
     places = ((seed, x, y) for seed in spec.seeds for x in range(len(spec.columns)) for y in range(len(spec.rows)))
     return made_table(name, spec, dict.fromkeys(places), scale, make_command(name, scale))
-
-
-def _found(name: str, library: Library, scale: str) -> tuple[Cells, Found]:
-    from qexp.runner.plan import cells, ids
-
-    configs = cells(name, [f"scale={scale}"])
-    return configs, {place: library.find(cell) for place, cell in ids(configs).items()}
 
 
 def _commands(spec: TableConfig, cells: Cells, found: Found) -> dict[str, str]:

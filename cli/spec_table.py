@@ -31,21 +31,26 @@ def spec_table(name: str, cells: Cells, find: Find, command: str) -> Table:
         UserError: if a list of experiments has no record at all, or records do not fit the specification.
     """
     from qexp.results.ledger import ledger_note
+    from qexp.runner.plan import cells as cells_at
     from qexp.runner.plan import ids, load_table
 
     spec = load_table(name)
     found = {place: find(cell) for place, cell in ids(cells).items()}
     made = made_table(name, spec, found, next(iter(cells.values())).scale, command)
-    return replace(made, notes=(*made.notes, *ledger_note(ledger_of(name, spec, cells))))
+    paper = cells_at(name, ["scale=paper"], [seed_of(cells)])
+    return replace(made, notes=(*made.notes, *ledger_note(ledger_of(spec, cells, paper))))
 
 
-def ledger_of(name: str, spec: TableConfig, cells: Cells) -> tuple[Deviation, ...]:
-    """How ``cells`` differ from the same ones at ``scale=paper``, of one seed."""
+def seed_of(cells: Cells) -> int:
+    """The first of their seeds."""
+    return next(iter(cells))[0]
+
+
+def ledger_of(spec: TableConfig, cells: Cells, paper: Cells) -> tuple[Deviation, ...]:
+    """How ``cells`` differ from those at ``scale=paper``, of their first seed."""
     from qexp.results.ledger import deviations
-    from qexp.runner.plan import cells as cells_at
 
-    seed = next(iter(cells))[0]
-    paper = cells_at(name, ["scale=paper"], [seed])
+    seed = seed_of(cells)
     columns = [column.label for column in spec.columns] or [""]
     return deviations(_leaves(cells, seed), _leaves(paper, seed), [row.title for row in spec.rows], columns)
 

@@ -46,10 +46,10 @@ def sweep(
     With sweep.search=random or optuna, sweep.trials of them. A cell that has a record is not run again. Ctrl-C
     checkpoints what runs.
     """
+    from qexp.runner.overrides import split
     from qexp.runner.sweep.expand import read_file
     from qexp.runner.sweep.folder import SweepFolder
     from qexp.runner.sweep.plan import plan_sweep
-    from qexp.runner.sweep.settings import split
 
     words = [*(read_file(file) if file else []), *(overrides or [])]
     plan, _ = plan_sweep(words)
@@ -76,9 +76,10 @@ def resume(
 
     It is refused where its configurations would be other ones today: that is another sweep.
     """
+    from qexp.runner.overrides import split
     from qexp.runner.sweep.folder import find_sweep
     from qexp.runner.sweep.plan import changes
-    from qexp.runner.sweep.settings import check_continuation, compose_settings, gone_on, require_library, split
+    from qexp.runner.sweep.settings import check_continuation, compose_settings, gone_on, require_library
 
     given = [*([sweep_id] if "=" in sweep_id else []), *(settings or [])]
     folder = find_sweep(Path(results_dir), "" if "=" in sweep_id else sweep_id)

@@ -12,6 +12,8 @@ GROUPS = ("method", "model", "task", "quant", "train", "scale", "tracking")
 """Groups of one experiment, in the order in which they are shown."""
 SWEEP_GROUPS = ("launcher",)
 """Groups of a sweep's own settings."""
+SWEEP_SETTINGS = ("launcher", "sweep")
+"""Top-level keys of a sweep's own settings, beside those of its experiments."""
 SCALES = ("smoke", "small", "medium", "paper")
 _COMMAND = re.compile(r"^`?(qexp [a-z]+\b[^`]*)`?$")
 

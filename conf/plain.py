@@ -29,7 +29,7 @@ def as_data(value: Any) -> Any:
 
 def copied(tree: dict[str, Any]) -> dict[str, Any]:
     """``copy.deepcopy`` of what a YAML file holds: dictionaries, lists and leaves."""
-    return {key: copied_value(value) for key, value in tree.items()}
+    return {key: item if type(item) in LEAVES else copied_value(item) for key, item in tree.items()}
 
 
 def copied_value(value: Any) -> Any:

@@ -12,9 +12,6 @@ from pydantic.dataclasses import dataclass
 
 from qexp.conf.schema import STRICT, Positive
 
-SETTINGS = ("launcher", "sweep")
-"""Top-level keys of a sweep's own settings, beside those of its experiments."""
-
 
 def _share_or_whole(gpus: float) -> float:
     if gpus > 1 and gpus % 1:

@@ -27,6 +27,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(info.name for info in pkgutil.iter_modules(qexp.methods.__path__) if info.ispkg))
 
 
+@cache
 def settings_class(name: str) -> type[Any]:
     """The ``Settings`` dataclass of a method. Raises ``UserError`` for an unknown name, offering the nearest."""
     if name not in names():
@@ -37,6 +38,7 @@ def settings_class(name: str) -> type[Any]:
     return found
 
 
+@cache
 def later_settings(name: str) -> Mapping[str, Any]:
     """Settings of a method that came after its first records, each with the value that holds for those: ``LATER``."""
     settings_class(name)

@@ -170,9 +170,13 @@ def validate(cls: type, data: Any, prefix: str) -> Any:
 
     Strict JSON mode: ``true`` is no integer and ``"3"`` no number, while a list serves as a tuple.
     """
-    _reject_infinities(data, prefix)
     try:
-        return _adapter(cls).validate_json(json.dumps(_wrap_scalars(cls, data)), strict=True)
+        text = json.dumps(_wrap_scalars(cls, data), allow_nan=False)
+    except ValueError:
+        _reject_infinities(data, prefix)
+        raise
+    try:
+        return _adapter(cls).validate_json(text, strict=True)
     except ValidationError as error:
         raise UserError(_explain(cls, error.errors(include_url=False), prefix)) from error
 
@@ -181,6 +185,9 @@ def _reject_infinities(data: Any, key: str) -> None:
     if isinstance(data, dict):
         for name, value in data.items():
             _reject_infinities(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(data, (list, tuple)):
+        for value in data:
+            _reject_infinities(value, key)
     elif isinstance(data, float) and not math.isfinite(data):
         raise UserError(f"{key}={data}: expected a finite number")
 

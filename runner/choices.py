@@ -7,6 +7,7 @@ configurations. A test compares the two for every choice.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from qexp.conf.plain import copied
 
 BUILDS_ON = "defaults"
 """Key of the choices that a choice is laid over, in their order: ``defaults: [w8a8]``."""
+_VARIABLE = re.compile(r"\$\{oc\.env:(\w+)")
 
 
 def choice(group: str, name: str) -> dict[str, Any]:
@@ -28,7 +30,7 @@ def choice(group: str, name: str) -> dict[str, Any]:
 
 def top(name: str = "config") -> dict[str, Any]:
     """``conf/<name>.yaml`` without its choices; what it takes from the environment is filled in now."""
-    return copied(_top(name, frozenset(os.environ.items())))
+    return copied(_top(name, tuple(map(os.environ.get, _variables(name)))))
 
 
 def default_choices(name: str = "config") -> dict[str, str]:
@@ -45,9 +47,14 @@ def merged(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return under
 
 
+def mentions(tree: dict[str, Any], mark: str) -> bool:
+    """Whether ``mark``, which :func:`repr` leaves as it is, stands anywhere in the tree's text: quicker than a walk."""
+    return mark in repr(tree)
+
+
 def resolved(tree: dict[str, Any]) -> dict[str, Any]:
     """``tree`` with its interpolations (``${key}``, ``${oc.env:NAME}``) filled in. Raises OmegaConf's errors."""
-    if not _interpolates(tree):
+    if not mentions(tree, "${"):
         return tree
     filled: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     return dict(filled)
@@ -95,18 +102,17 @@ def _choice(group: str, name: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=2)
-def _top(name: str, environment: frozenset[tuple[str, str]]) -> dict[str, Any]:
-    """:func:`top` in this environment."""
+def _top(name: str, environment: tuple[str | None, ...]) -> dict[str, Any]:
+    """:func:`top` where :func:`_variables` have these values."""
     return resolved({key: value for key, value in read_yaml(_top_file(name)).items() if key != BUILDS_ON})
 
 
+@cache
+def _variables(name: str) -> tuple[str, ...]:
+    """Of the environment, those that the file mentions."""
+    return tuple(_VARIABLE.findall(_top_file(name).read_text(encoding="utf-8")))
+
+
+@cache
 def _top_file(name: str) -> Path:
     return Path(catalog.__file__).with_name(f"{name}.yaml")
-
-
-def _interpolates(value: Any) -> bool:
-    if isinstance(value, str):
-        return "${" in value
-    if isinstance(value, dict):
-        return any(map(_interpolates, value.values()))
-    return isinstance(value, (list, tuple)) and any(map(_interpolates, value))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ from qexp.runner.pretraining import settle_pretraining
 
 Tree = dict[str, Any]
 """A configuration before it is checked: ``method.<name>.<setting>``, the other groups, and the keys of none."""
+MISSING = "???"
+"""What a YAML file holds where a value must be given."""
 
 
 def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -110,7 +113,13 @@ def _settle(tree: Tree, request: Request, implied: Mapping[str, Any]) -> Experim
 def _further_task(name: str, config: ExperimentConfig) -> TaskConfig:
     """The task that ``task=name`` would choose at the scale of ``config``."""
     task, place = choose("task", name)
-    request = Request(groups={"task": task, "scale": config.scale}, values=tuple(place))
+    return _task_at(task, tuple(place), config.scale)
+
+
+@lru_cache(maxsize=256)
+def _task_at(task: str, place: tuple[Value, ...], scale: str) -> TaskConfig:
+    """Nothing else decides it, and the cells of a table name the same few."""
+    request = Request(groups={"task": task, "scale": scale}, values=place)
     return _settle(_compose_groups(request), request, {}).task
 
 
@@ -200,9 +209,10 @@ def _resolve(tree: Tree) -> Tree:
         resolved = choices.resolved(tree)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
-    for key, value in flatten({**resolved, "method": []}).items():
-        if value == "???":
-            raise UserError(f"{key} must be given: {key}=...")
+    if choices.mentions(resolved, MISSING):
+        for key, value in flatten({**resolved, "method": []}).items():
+            if value == MISSING:
+                raise UserError(f"{key} must be given: {key}=...")
     for key in ("data_dir", "results_dir"):
         resolved[key] = _expanded(resolved.get(key))
     resolved["model"]["path"] = _expanded(resolved["model"].get("path"))

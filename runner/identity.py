@@ -18,11 +18,13 @@ from qexp.conf.identity import (
     VOLATILE_KEYS,
     VOLATILE_SUBKEYS,
 )
-from qexp.conf.plain import as_data
+from qexp.conf.plain import LEAVES, as_data
 from qexp.conf.schema import ExperimentConfig
 from qexp.methods.registry import later_settings, quantizes_training, trained_with
 from qexp.results.schema import RECORD_VERSION
 from qexp.runner.pretraining import pretraining_run
+
+_CANONICAL = LEAVES - {float}
 
 
 def cell_id(cfg: ExperimentConfig) -> str:
@@ -93,11 +95,10 @@ def _digest(value: Any) -> str:
 
 
 def _canonical(value: Any) -> Any:
-    """One spelling for equal values: tuples as lists, whole floats as integers (``0.0`` is ``0``)."""
-    if isinstance(value, float):
+    """One spelling for equal values: whole floats as integers (``0.0`` is ``0``); JSON has no tuples but lists."""
+    kind = type(value)
+    if kind is dict:
+        return {str(key): item if type(item) in _CANONICAL else _canonical(item) for key, item in value.items()}
+    if kind is float:
         return int(value) if value.is_integer() else value
-    if isinstance(value, dict):
-        return {str(key): _canonical(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_canonical(item) for item in value]
-    return value
+    return list(map(_canonical, value)) if kind is list or kind is tuple else value

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 
-from qexp.conf.catalog import GROUPS, choices, did_you_mean
+from qexp.conf.catalog import GROUPS, SWEEP_SETTINGS, choices, did_you_mean
 from qexp.conf.errors import UserError
 from qexp.runner.secrets import refuse_secrets
 
@@ -77,6 +77,12 @@ def replace(overrides: Sequence[str], changes: Sequence[str]) -> list[str]:
     anew = {key for text in changes if (key := text.lstrip("+").partition("=")[0]) in GROUPS}
     kept = [text for text in overrides if text.lstrip("+~").partition("=")[0].partition(".")[0] not in anew]
     return [*kept, *changes]
+
+
+def split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides of the experiments, and those of the sweep itself (``launcher=…``, ``sweep.…=…``)."""
+    own = [text for text in overrides if text.lstrip("+~").partition("=")[0].partition(".")[0] in SWEEP_SETTINGS]
+    return [text for text in overrides if text not in own], own
 
 
 @lru_cache(maxsize=4096)

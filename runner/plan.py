@@ -25,7 +25,11 @@ Place = tuple[int, int, int]
 
 def table_names() -> tuple[str, ...]:
     """Names of all table specifications, ``<paper>/<table>``, sorted."""
-    root = _root()
+    return _names(_root())
+
+
+@cache
+def _names(root: Path) -> tuple[str, ...]:
     return tuple(sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml")))
 
 
@@ -39,11 +43,16 @@ def load_table(name: str) -> TableConfig:
         near = get_close_matches(name, table_names(), n=3, cutoff=0.3) or table_names()
         raise UserError(f"unknown table '{name}'; tables: {', '.join(near)} (qexp list tables shows all)")
     try:
-        return _adapter().validate_python(read_yaml(_root() / f"{name}.yaml"))
+        return _checked(_root() / f"{name}.yaml")
     except ValidationError as error:
         first = error.errors()[0]
         where = ": ".join(filter(None, [f"table {name}", ".".join(map(str, first["loc"]))]))
         raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+@cache
+def _checked(path: Path) -> TableConfig:
+    return _adapter().validate_python(read_yaml(path))
 
 
 @cache

@@ -16,12 +16,13 @@ from qexp.conf.schema import ExperimentConfig
 from qexp.conf.sweeps import SearchConfig, SweepConfig
 from qexp.runner.compose import compose, compose_difference, to_dict
 from qexp.runner.identity import cell_id, training_id
+from qexp.runner.overrides import split
 from qexp.runner.pretraining import pretraining_run
 from qexp.runner.rerun import quoted
 from qexp.runner.secrets import refuse_secrets
 from qexp.runner.sweep.expand import axes, expand
 from qexp.runner.sweep.objective import settled
-from qexp.runner.sweep.settings import check_search, compose_settings, split
+from qexp.runner.sweep.settings import check_search, compose_settings
 from qexp.runner.sweep.space import Space, draw, first, varied
 
 PLAN_VERSION = 1

@@ -7,17 +7,11 @@ from importlib.util import find_spec
 from typing import Any
 
 from qexp.conf.errors import UserError
-from qexp.conf.sweeps import LAUNCHERS, SETTINGS, SearchConfig, SweepConfig
+from qexp.conf.sweeps import LAUNCHERS, SearchConfig, SweepConfig
 from qexp.runner import choices
 from qexp.runner.checking import validate
 from qexp.runner.overrides import known, parse
 from qexp.runner.sweep.space import Space, varied
-
-
-def split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Overrides of the experiments, and those of the sweep itself (``launcher=…``, ``sweep.…=…``)."""
-    own = [text for text in overrides if text.lstrip("+~").partition("=")[0].partition(".")[0] in SETTINGS]
-    return [text for text in overrides if text not in own], own
 
 
 def gone_on(before: Sequence[str], given: Sequence[str]) -> list[str]:

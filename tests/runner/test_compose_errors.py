@@ -50,6 +50,7 @@ from qexp.runner.compose import compose
         (["seed=true"], ["seed=true", "integer"]),
         (["seed="], ["seed=", "integer"]),
         (["train.learning_rate=nan"], ["train.learning_rate=nan", "finite"]),
+        (["train.betas=[0.9,inf]"], ["train.betas=inf", "finite"]),
         (["train.betas=[0.9]"], ["train.betas", "expected 2"]),
         (["task.max_length=2"], ["task.max_length=2", "greater than or equal to 4"]),
         (["tracking.mode=offlin"], ["tracking.mode=offlin", "did you mean offline?"]),
