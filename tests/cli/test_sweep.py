@@ -38,7 +38,7 @@ def test_the_plan_is_shown_and_nothing_is_written(qexp: Any, tmp_path: Path) -> 
     assert [(status, label) for _, status, label in lines] == [
         ("waiting", f"method={method} seed={seed}") for method in ("vanilla", "gated_attention") for seed in (0, 1)
     ]
-    assert outcome.err.strip().endswith(": 4 cells: 4 waiting; 1 worker: no earlier record tells how long")
+    assert ": 4 cells: 4 waiting; 1 worker: " in outcome.err  # then what committed records let it predict
     assert not list(tmp_path.iterdir())
 
 
