@@ -33,10 +33,13 @@ def predicted_rows_only(network: Any) -> Iterator[None]:
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rows.clear()
         labels = kwargs.get("labels")
-        if labels is None or not module.training or not bool((labels != IGNORED).any()):
+        if labels is None or not module.training:
             return None
-        rows.append((labels.flatten() != IGNORED).nonzero().squeeze(1))
-        return args, {**kwargs, "labels": labels.flatten()[rows[0]]}
+        predicted = (labels.flatten() != IGNORED).nonzero().squeeze(1)
+        if not len(predicted):
+            return None
+        rows.append(predicted)
+        return args, {**kwargs, "labels": labels.flatten()[predicted]}
 
     def choose(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (args[0].flatten(0, 1).index_select(0, rows[0]), *args[1:]) if rows else args
