@@ -1,4 +1,7 @@
-"""Losses with torch's values and unit-scaled gradients."""
+"""Losses with torch's values and unit-scaled gradients.
+
+A gradient's factor is on the loss, one number, from where the backward pass takes it to every logit.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,9 @@ def cross_entropy(input: Tensor, target: Tensor, ignore_index: int = -100, reduc
     if classes < 2:
         raise ValueError(f"cross-entropy needs 2 or more classes in the last dimension, got shape {tuple(input.shape)}")
     beta = _terms(target, reduction) * classes / math.sqrt(classes - 1)
-    logits = scaled(at_least_float32(input), beta=beta).reshape(-1, classes)
-    return F.cross_entropy(logits, target.reshape(-1), ignore_index=ignore_index, reduction=reduction)
+    logits = at_least_float32(input).reshape(-1, classes)
+    loss = F.cross_entropy(logits, target.reshape(-1), ignore_index=ignore_index, reduction=reduction)
+    return scaled(loss, beta=beta)
 
 
 def mse_loss(input: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:
@@ -36,8 +40,8 @@ def mse_loss(input: Tensor, target: Tensor, reduction: Reduction = "mean") -> Te
     a and b.
     """
     beta = _terms(input, reduction) * 8.0**-0.5
-    a, b = (scaled(at_least_float32(x), beta=beta) for x in (input, target))
-    return F.mse_loss(a, b, reduction=reduction)
+    a, b = (at_least_float32(x) for x in (input, target))
+    return scaled(F.mse_loss(a, b, reduction=reduction), beta=beta)
 
 
 def _terms(x: Tensor, reduction: Reduction) -> int:
