@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -26,17 +27,14 @@ def report(
 ) -> None:
     """Write one HTML page that needs no network: tables, verdicts, and behind each figure where it comes from."""
     from qexp.cli.table import write
+    from qexp.results.library import Library, committed
+    from qexp.results.report.page import to_report
     from qexp.results.store import collector_paused
 
     with collector_paused():
-        page = _page(what or [], scale, results_dir)
+        library = Library(Path(results_dir), committed())
+        found = list(sections(chosen_tables(what or []), library, scale, own=results_dir, ledger=True))
+        page = to_report(found)
+        # The template's context, a cycle, holds all of it; the command ends before looking through that would pay.
+        gc.freeze()
     write(to, page)
-
-
-def _page(what: list[str], scale: str | None, results_dir: str) -> str:
-    """Of all that was read nothing outlives this, so that the collector finds little to look through."""
-    from qexp.results.library import Library, committed
-    from qexp.results.report.page import to_report
-
-    library = Library(Path(results_dir), committed())
-    return to_report(list(sections(chosen_tables(what), library, scale, own=results_dir, ledger=True)))
