@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from qexp.conf.errors import UserError
+from qexp.models.predicted import IGNORED
 from qexp.results.outcomes import Outcomes
 from qexp.results.schema import Metric
 from qexp.runner.tasks.base import Example, Examples, shuffled
 from qexp.runner.tasks.cache import Arrays
 from qexp.runner.tasks.encoding import encode_lines
 from qexp.runner.tasks.language import LanguageTask
-from qexp.runner.tasks.masking import IGNORED
 
 
 class Windows(Examples):

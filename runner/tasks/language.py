@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qexp.conf.errors import UserError
+from qexp.models.predicted import IGNORED
 from qexp.results.outcomes import Outcomes
 from qexp.results.schema import Metric
 from qexp.runner.tasks.base import Example, Examples, ExampleTask, TokenTask, require_finite, shuffled
 from qexp.runner.tasks.cache import Arrays
 from qexp.runner.tasks.encoding import cut, encode_running_text
-from qexp.runner.tasks.masking import CALIBRATION, EVALUATION, IGNORED, Masker
+from qexp.runner.tasks.masking import CALIBRATION, EVALUATION, Masker
 
 EVALUATION_MASK_SEED = 0
 """Not the run's: every run of every method predicts the same masked tokens."""

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexp.conf.errors import UserError
+from qexp.models.predicted import IGNORED
 
-IGNORED = -100
-"""Label of a position that no loss counts."""
 REPLACED_BY_MASK = 0.8
 REPLACED_BY_RANDOM = 0.1
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from qexp.conf.errors import UserError
+from qexp.models.predicted import IGNORED
 from qexp.runner.tasks.language import MaskedBlocks
-from qexp.runner.tasks.masking import CALIBRATION, EVALUATION, IGNORED, Masker
+from qexp.runner.tasks.masking import CALIBRATION, EVALUATION, Masker
 
 MASKER = Masker(mask_id=4, vocab_size=1000, special_ids=(1, 2, 3, 4), probability=0.15)
 words = st.lists(st.integers(0, 999), min_size=1, max_size=40).map(np.array)
