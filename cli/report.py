@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -33,8 +32,6 @@ def report(
 
     with collector_paused():
         library = Library(Path(results_dir), committed())
-        found = list(sections(chosen_tables(what or []), library, scale, own=results_dir, ledger=True))
-        page = to_report(found)
-        # The template's context, a cycle, holds all of it; the command ends before looking through that would pay.
-        gc.freeze()
+        page = to_report(list(sections(chosen_tables(what or []), library, scale, own=results_dir, ledger=True)))
+        del library  # before the collector looks through all of it
     write(to, page)

@@ -58,15 +58,20 @@ def to_report(sections: Sequence[Section]) -> str:
     chapters = [chapter(one) for one in sections]
     claims = [(one, verdict) for one in chapters for verdict in one.section.verdicts]
     records = {record.cell_id for one in sections if one.table is not None for record in one.table.records}
-    return render(
+    claims.sort(key=lambda claim: VERDICTS.index(claim[1].verdict))
+    page = render(
         "report.html.j2",
         script="report.js",
         chapters=chapters,
-        claims=sorted(claims, key=lambda claim: VERDICTS.index(claim[1].verdict)),
+        claims=claims,
         tally=tally(sections),
         marks=MARKS,
         records=len(records),
     )
+    # A template's macros and its context are a cycle, which would keep everything for the collector to look through.
+    chapters.clear()
+    claims.clear()
+    return page
 
 
 def chapter(section: Section) -> Chapter:
