@@ -46,6 +46,8 @@ def chosen_tables(words: Sequence[str]) -> list[str]:
         if not members:
             papers = list(dict.fromkeys(name.rpartition("/")[0] for name in names if "/" in name))
             near = did_you_mean(word, [*names, *papers])
+            if word.startswith("results_dir="):
+                near = f"; here the folder of records is an option: --results-dir {word.partition('=')[2]}"
             raise UserError(f"unknown table or paper '{word}'{near}; papers: {', '.join(papers)}; or all")
         chosen.update(dict.fromkeys(members))
     return list(chosen)

@@ -67,6 +67,8 @@ def test_chosen_tables() -> None:
     assert chosen_tables(["outlier_int8", NAME]) == [name for name in names if name.startswith("outlier_int8/")]
     with pytest.raises(UserError, match="unknown table or paper 'outlier_int'; did you mean outlier_int8"):
         chosen_tables(["outlier_int"])
+    with pytest.raises(UserError, match="the folder of records is an option: --results-dir elsewhere"):
+        chosen_tables(["results_dir=elsewhere"])
 
 
 @pytest.mark.parametrize(
