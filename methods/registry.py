@@ -6,6 +6,7 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 import qexp.methods
 from qexp.conf.errors import UserError
-from qexp.conf.schema import MethodChoice
+from qexp.conf.schema import MethodChoice, ModelConfig
 
 if TYPE_CHECKING:
     from qexp.methods.base import BaseMethod
@@ -90,6 +91,12 @@ def in_integers(choices: Sequence[MethodChoice]) -> bool:
     """Whether one of the methods multiplies integers itself; a method's ``Settings`` may say so."""
     settings = (validate(choice.name, choice.settings) for choice in choices)
     return any(getattr(one, "in_integers", False) for one in settings)
+
+
+def settled(choice: MethodChoice, model: ModelConfig) -> MethodChoice:
+    """``choice`` with the settings that it leaves to the model; a method's ``Settings`` may say which."""
+    settle = getattr(settings_class(choice.name), "settled", None)
+    return choice if settle is None else replace(choice, settings=settle(choice.settings, model))
 
 
 def create(name: str, settings: Mapping[str, Any]) -> BaseMethod:

@@ -28,7 +28,7 @@ from qexp.conf.schema import (
     TaskConfig,
     TrainConfig,
 )
-from qexp.methods.registry import from_scratch_only, quantizes_training
+from qexp.methods.registry import from_scratch_only, quantizes_training, settled
 from qexp.models.sources import MASKED_FAMILIES, family_of, is_pretrained
 from qexp.results.select import flatten
 from qexp.runner import choices
@@ -106,7 +106,8 @@ def _settle(tree: Tree, request: Request, implied: Mapping[str, Any]) -> Experim
     config = check({key: value for key, value in data.items() if key != "method"}, methods)
     if config.model.source != "scratch" and config.model.path is None:
         raise UserError("model.path must be given: model.path=organisation/name, or a local folder")
-    config = replace(config, method=tuple(_with_bits(choice, config.quant) for choice in config.method))
+    methods_with_bits = (_with_bits(choice, config.quant) for choice in config.method)
+    config = replace(config, method=tuple(settled(choice, config.model) for choice in methods_with_bits))
     return replace(config, task=replace(config.task, objective=resolve_objective(config)))
 
 

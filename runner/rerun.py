@@ -10,7 +10,7 @@ from typing import Any
 from qexp.conf.catalog import GROUPS, choices
 from qexp.conf.identity import SETTLED_KEYS
 from qexp.conf.schema import ExperimentConfig, MethodChoice
-from qexp.methods.registry import BASELINE
+from qexp.methods.registry import BASELINE, later_settings
 from qexp.results.select import flatten
 from qexp.runner.checking import check
 from qexp.runner.compose import compose_dict, compose_difference
@@ -25,7 +25,7 @@ _PLACED = {"hub": ("model.path", "model.family"), "text_folder": ("task.folder",
 
 def config_of(data: Mapping[str, Any]) -> ExperimentConfig:
     """The checked configuration that a record keeps as plain data."""
-    methods = {choice["name"]: choice["settings"] for choice in data["method"]}
+    methods = {choice["name"]: choice["settings"] for choice in _with_later_settings(data)["method"]}
     return check({key: value for key, value in data.items() if key != "method"}, methods)
 
 
@@ -38,11 +38,23 @@ def baseline_of(config: Mapping[str, Any]) -> ExperimentConfig | None:
 
 def overrides_for(config: Mapping[str, Any]) -> list[str]:
     """Overrides whose composition is ``config``: the groups' choices, then every value that is not the choice's own."""
+    config = _with_later_settings(config)
     wanted = flatten(config)
     chosen = _choices(config, wanted)
     open_keys = {key for key in wanted if key != "method" and key.split(".")[0] not in SETTLED_KEYS}
     keys = [key for key, _, _ in compose_difference(compose_dict(chosen), config) if key in open_keys]
     return [*chosen, *(f"{key}={quoted(wanted[key])}" for key in keys)]
+
+
+def _with_later_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's configuration with the settings of its methods that came after it, at the values that hold for it."""
+    return {
+        **config,
+        "method": [
+            {**choice, "settings": {**later_settings(choice["name"]), **choice["settings"]}}
+            for choice in config["method"]
+        ],
+    }
 
 
 def _choices(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -50,6 +50,11 @@ def _independent_of_causality(length: int, head_dim: int, causal: bool) -> float
     return math.sqrt(length / math.e)
 
 
+def no_factor(length: int, head_dim: int, causal: bool) -> float:
+    """1: attention as the authors' character models have it."""
+    return 1.0
+
+
 def _between_flat_and_one_hot(length: int, head_dim: int, causal: bool) -> float:
     """1 / the library's empirical std: from (1 or log length, over length)^1/2 at flat scores to 1 at one-hot ones."""
     flat = math.sqrt((math.log(length) if causal and length > 1 else 1.0) / length)

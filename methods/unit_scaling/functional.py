@@ -10,14 +10,16 @@ from torch import nn
 from qexp.kernels.unit_scaling.constraints import CONSTRAINTS
 from qexp.kernels.unit_scaling.modules import LinearReadout
 from qexp.kernels.unit_scaling.residual import TauRule, depth_tau, fixed_tau, running_mean_tau
-from qexp.kernels.unit_scaling.rules import RULES, Rules
+from qexp.kernels.unit_scaling.rules import RULES, Rules, no_factor
 from qexp.methods.unit_scaling.settings import ATTENTION_TAU, TAU, Settings
 from qexp.models.unit_scaled.layers import Conv1D
 
 
 def rules_of(settings: Settings) -> Rules:
-    """The rule set with the constraint and the exponent that were asked for."""
+    """The rule set with the constraint, the exponent and the factor of attention that were asked for."""
     rules = replace(RULES[settings.rules], weight_exponent=settings.weight_gradient_exponent)
+    if settings.attention == "plain":
+        rules = replace(rules, attention=no_factor)
     return rules if settings.constraint is None else replace(rules, constraint=CONSTRAINTS[settings.constraint])
 
 

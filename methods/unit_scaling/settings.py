@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from qexp.conf.schema import STRICT
+from qexp.conf.schema import STRICT, ModelConfig
+from qexp.models.sources import family_of
 
 Tau = Annotated[float, Field(gt=0.0, lt=1.0)]
+LATER = {"attention": "scaled"}
 EXPONENTS = (-0.5, -0.75, -1.0)
 TAU, ATTENTION_TAU = 0.5, 0.01
 """What the authors' library of 2023 advises for feed-forward and for attention branches."""
@@ -33,6 +36,9 @@ class Settings:
     """``fixed`` only: of feed-forward branches. Null: 0.5."""
     attention_tau: Tau | None = None
     """``fixed`` only: of attention branches. Null: 0.01."""
+    attention: Literal["scaled", "plain"] | None = None
+    """Attention as one op, with the rule set's factor or without one, as the authors' character models have it. Null:
+    ``plain`` in those, else ``scaled``."""
     learning_rates: Literal["uniform", "vectors", "u_mup"] | None = None
     """``vectors``: of biases and gains divided by size^1/2, as the authors' character models. Null: ``vectors``
     (paper), ``u_mup`` (u_mup)."""
@@ -47,6 +53,12 @@ class Settings:
             raise ValueError(f"weight_gradient_exponent={self.weight_gradient_exponent}: expected one of {known}")
         if self.residual_rule != "fixed" and (self.tau, self.attention_tau) != (None, None):
             raise ValueError(f"tau and attention_tau belong to residual=fixed, and residual is {self.residual_rule}")
+
+    @staticmethod
+    def settled(settings: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
+        """The settings with what they leave to ``model``."""
+        plain = family_of(model) == "charlm" and model.dimensions.get("mixer", "attention") == "attention"
+        return {**settings, "attention": settings["attention"] or ("plain" if plain else "scaled")}
 
     @property
     def residual_rule(self) -> str:

@@ -59,6 +59,27 @@ def test_constraint_and_exponent_can_be_chosen() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "task", "settled"),
+    [
+        ("charlm_attention", "wikitext2_chars", "plain"),
+        ("charlm_conv", "wikitext2_chars", "scaled"),  # it has no attention
+        ("tiny_gpt2", "wikitext2_chars", "scaled"),
+        ("tiny_bert", "wikitext2", "scaled"),
+    ],
+)
+def test_attention_has_its_factor_but_in_the_authors_character_models(model: str, task: str, settled: str) -> None:
+    overrides = ["method=unit_scaling", f"model={model}", f"task={task}"]
+    assert compose(overrides).method[0].settings["attention"] == settled
+    for asked in ("scaled", "plain"):
+        assert compose([*overrides, f"method.attention={asked}"]).method[0].settings["attention"] == asked
+
+
+def test_attention_without_a_factor_is_the_plain_product() -> None:
+    scaled, plain = rules_of(settings(attention="scaled")), rules_of(settings(attention="plain"))
+    assert scaled == PAPER and (plain.attention(64, 8, True), plain.attention(64, 8, False)) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
     ("wrong", "why"),
     [
         ({"tau": 0.0}, "greater than 0"),

@@ -19,7 +19,7 @@ from qexp.conf.errors import UserError
 from qexp.kernels.unit_scaling import products, scale
 from qexp.kernels.unit_scaling.constraints import none, to_output
 from qexp.kernels.unit_scaling.residual import TauRule, depth_tau, fixed_tau, running_mean_tau
-from qexp.kernels.unit_scaling.rules import PAPER, U_MUP, Rules
+from qexp.kernels.unit_scaling.rules import PAPER, U_MUP, Rules, no_factor
 from qexp.models.adapt import adapt
 from qexp.models.charlm import CharLMConfig
 from qexp.models.loading import finish
@@ -39,6 +39,8 @@ HEADED = [
 ]
 HEADED += [("llama", "language"), ("llama", "classifier")]
 FIXED = fixed_tau(0.3)
+NO_FACTOR = replace(PAPER, attention=no_factor)
+"""As the authors' character models."""
 CHARACTERS = [("charlm", mixer) for mixer in ("attention", "conv", "rnn")]
 ALL = HEADED + CHARACTERS
 RULES = {
@@ -226,13 +228,25 @@ def test_every_scale_of_a_transformer_is_near_1_at_initialisation(
     assert not outside and sum(map(len, scales.values())) > 50
 
 
+def outside_of_the_band(model: AdaptedModel) -> dict[tuple[str, str], float]:
+    """Place and kind -> scale, without biases' gradients: sums of correlated rows, which b^-1/2 does not bring to 1."""
+    scales = deviations(measure_scales(model, random_batch(model, 8, 32)))
+    inside = {(p, k): s for p, kinds in scales.items() for k, s in kinds.items() if k != "bias_gradient"}
+    return {place: scale for place, scale in inside.items() if not BAND[0] <= scale <= BAND[1]}
+
+
+SMALL = {"hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 256}
+
+
 @pytest.mark.parametrize("mixer", ["attention", "conv", "rnn"])
 def test_every_scale_of_a_character_model_is_near_1(make: Callable[..., AdaptedModel], mixer: str) -> None:
-    model = make("charlm", mixer, PAPER, running_mean_tau, hidden_size=64, num_hidden_layers=3, intermediate_size=256)
-    scales = deviations(measure_scales(model, random_batch(model, 8, 32)))
-    vectors = ("bias_gradient",)  # sums of correlated rows, which b^-1/2 does not bring down to 1
-    inside = [(p, k, s) for p, kinds in scales.items() for k, s in kinds.items() if k not in vectors]
-    assert not [x for x in inside if not BAND[0] <= x[2] <= BAND[1]]
+    assert not outside_of_the_band(make("charlm", mixer, PAPER, running_mean_tau, **SMALL))
+
+
+def test_without_attentions_factor_only_what_reaches_its_scores_is_smaller(make: Callable[..., AdaptedModel]) -> None:
+    found = outside_of_the_band(make("charlm", "attention", NO_FACTOR, running_mean_tau, **SMALL))
+    assert {place.rpartition(".")[2] for place, _ in found} <= {"query", "key", "position", "scores"}
+    assert found and min(found.values()) > 0.05
 
 
 def test_an_ordinary_network_is_far_from_it(plain: Callable[..., AdaptedModel]) -> None:

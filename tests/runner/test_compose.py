@@ -1,5 +1,6 @@
 """Composition: every choice at every scale, what wins over what, and what is settled automatically."""
 
+import copy
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from qexp.conf.catalog import GROUPS, SCALES, choices, entry
 from qexp.conf.schema import ExperimentConfig
 from qexp.runner.compose import compose, compose_dict, compose_difference, resolve_objective
+from qexp.runner.identity import cell_id
 from qexp.runner.overrides import replace
 from qexp.runner.rerun import config_of, overrides_for, quoted
 
@@ -214,6 +216,14 @@ def test_replace_drops_the_values_of_a_choice_that_goes():
 def test_a_configuration_says_how_it_is_made_again(overrides):
     config = compose_dict(overrides)
     assert compose_dict(overrides_for(config)) == config
+
+
+def test_a_record_from_before_a_setting_is_made_again_as_it_was():
+    overrides = ["method=unit_scaling", "method.attention=scaled", "model=charlm_attention", "task=wikitext2_chars"]
+    config = compose_dict(overrides)
+    earlier = copy.deepcopy(config)
+    del earlier["method"][0]["settings"]["attention"]
+    assert compose_dict(overrides_for(earlier)) == config and cell_id(config_of(earlier)) == cell_id(config_of(config))
 
 
 def test_quoting():
