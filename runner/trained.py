@@ -84,8 +84,9 @@ def own_start(cfg: ExperimentConfig) -> Path | None:
 
 
 def _by_name(choices: Sequence[MethodChoice]) -> dict[str, dict[str, Any]]:
-    """Method -> all of its settings, those that were left out too."""
-    return {one.name: asdict(registry.validate(one.name, one.settings)) for one in choices}
+    """Method -> all of its settings, those that were left out too, or are younger than the weights."""
+    complete = {one.name: {**registry.later_settings(one.name), **one.settings} for one in choices}
+    return {name: asdict(registry.validate(name, settings)) for name, settings in complete.items()}
 
 
 def prepare_methods(model: AdaptedModel, methods: Sequence[BaseMethod], context: Context) -> Surgery:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from qexp.conf.errors import UserError
 from qexp.conf.schema import ExperimentConfig, MethodChoice
-from qexp.models.saving import read_settings
+from qexp.models.saving import SETTINGS, read_settings
 from qexp.results.schema import Record
 from qexp.results.store import Store
 from qexp.runner.compose import compose
@@ -22,7 +23,7 @@ from qexp.runner.preparation import prepare_task
 from qexp.runner.pretraining import pretraining_run
 from qexp.runner.progress import SilentProgress
 from qexp.runner.tracking import NullTracker
-from qexp.runner.trained import prepared_network
+from qexp.runner.trained import own_start, prepared_network
 
 Configure = Callable[..., ExperimentConfig]
 UNIT = ("method=unit_scaling", "quant=none", "eval.outliers=false")
@@ -82,6 +83,20 @@ def test_a_folder_of_such_a_network_serves_as_well(chain: Configure, configure: 
         run(configure(*by_folder, "method.tau=0.3"))
     with pytest.raises(UserError, match="was saved by qexp with unit_scaling: a plain load would drop them"):
         run(configure(*by_folder[:1], *LABELS, "train.max_steps=2", "train=finetune"))
+
+
+def test_a_folder_from_before_a_setting_was_trained_as_that_setting_implies(
+    chain: Configure, configure: Configure
+) -> None:
+    run(chain())
+    folder = home_of(pretraining_run(chain()))
+    saved = read_settings(folder)
+    del saved["methods"][0]["settings"]["attention"]
+    (folder / SETTINGS).write_text(json.dumps(saved), encoding="utf-8")
+    by_folder = (f"model={folder}", *UNIT, *LABELS, "train=finetune")
+    assert own_start(configure(*by_folder)) == folder
+    with pytest.raises(UserError, match="the two must be alike"):
+        own_start(configure(*by_folder, "method.attention=plain"))
 
 
 def test_ordinary_weights_stay_refused(chain: Configure, configure: Configure, text_folder: Path) -> None:
