@@ -47,6 +47,11 @@ def later_settings(name: str) -> Mapping[str, Any]:
     return found
 
 
+def with_later_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` as a record or a saved network keeps them, with those that came after it."""
+    return {**later_settings(name), **settings}
+
+
 def validate(name: str, settings: Mapping[str, Any]) -> Any:
     """``settings`` as the method's ``Settings``; a wrong key or value is a ``UserError`` that names it."""
     cls = settings_class(name)

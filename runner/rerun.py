@@ -10,7 +10,7 @@ from typing import Any
 from qexp.conf.catalog import GROUPS, choices
 from qexp.conf.identity import SETTLED_KEYS
 from qexp.conf.schema import ExperimentConfig, MethodChoice
-from qexp.methods.registry import BASELINE, later_settings
+from qexp.methods.registry import BASELINE, with_later_settings
 from qexp.results.select import flatten
 from qexp.runner.checking import check
 from qexp.runner.compose import compose_dict, compose_difference
@@ -51,7 +51,7 @@ def _with_later_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **config,
         "method": [
-            {**choice, "settings": {**later_settings(choice["name"]), **choice["settings"]}}
+            {**choice, "settings": with_later_settings(choice["name"], choice["settings"])}
             for choice in config["method"]
         ],
     }

@@ -85,7 +85,7 @@ def own_start(cfg: ExperimentConfig) -> Path | None:
 
 def _by_name(choices: Sequence[MethodChoice]) -> dict[str, dict[str, Any]]:
     """Method -> all of its settings, those that were left out too, or are younger than the weights."""
-    complete = {one.name: {**registry.later_settings(one.name), **one.settings} for one in choices}
+    complete = {one.name: registry.with_later_settings(one.name, one.settings) for one in choices}
     return {name: asdict(registry.validate(name, settings)) for name, settings in complete.items()}
 
 
