@@ -103,7 +103,8 @@ def _with_stale(made: Table, places: Cells, library: Library) -> Table:
 def with_origin(made: Table, library: Library, own: str) -> Table:
     """The table with a note of how many records are not the user's ``own``, where there are such."""
     used = sum(not library.is_own(record) for record in made.records)
-    told = f"{used} of {len(made.records)} records are committed with qexp; the others are in {own}."
+    others = f"; the others are in {own}" if used < len(made.records) else ""
+    told = f"{used} of {len(made.records)} records are committed with qexp{others}."
     return replace(made, notes=(*made.notes, told)) if used else made
 
 
