@@ -52,24 +52,43 @@ def initial_rounding(weight: Tensor, p: QParams) -> Tensor:
     return torch.logit((steps - steps.floor() - GAMMA) / (ZETA - GAMMA))
 
 
-def soft_quantize(weight: Tensor, v: Tensor, p: QParams) -> Tensor:
-    """scale * clamp(floor(weight / scale) + h(V), low, high), eq. 22. Identity at the initial V."""
-    return _on_grid(weight, rectified_sigmoid(v), p)
-
-
 def hard_quantize(weight: Tensor, v: Tensor, p: QParams) -> Tensor:
-    """As :func:`soft_quantize`, with h(V) rounded to 0 or 1: on the grid. The initial V rounds to nearest."""
-    return _on_grid(weight, (rectified_sigmoid(v) >= 0.5).to(weight.dtype), p)
+    """Eq. 22 with h(V) rounded to 0 or 1: on the grid. The initial V rounds to nearest."""
+    codes = (weight / p.scale).floor() + (rectified_sigmoid(v) >= 0.5)
+    return codes.clamp(p.low, p.high) * p.scale
 
 
-def _on_grid(weight: Tensor, above: Tensor, p: QParams) -> Tensor:
-    steps = (weight / p.scale).floor() + above
-    return steps.clamp(p.low, p.high) * p.scale
+def span(weight: Tensor, p: QParams) -> tuple[Tensor, Tensor]:
+    """The point of the grid below each weight, and how far the one above is: 0 for weights that the grid cuts off."""
+    floor = (weight / p.scale).floor()
+    inside = (floor >= p.low) & (floor < p.high)
+    return floor.clamp(p.low, p.high) * p.scale, inside * p.scale
 
 
-def rounding_loss(v: Tensor, beta: float) -> Tensor:
-    """f_reg = sum(1 - |2 h(V) - 1|^beta), eq. 24: 0 where every h is 0 or 1, one for each h of a half."""
-    return (1.0 - (2.0 * rectified_sigmoid(v) - 1.0).abs().pow(beta)).sum()
+def soft_weight(below: Tensor, gap: Tensor, h: Tensor) -> Tensor:
+    """scale * clamp(floor(weight / scale) + h, low, high), eq. 22, for h within [0, 1]."""
+    return torch.addcmul(below, gap, h)
+
+
+def gradient(
+    v: Tensor, below: Tensor, gap: Tensor, x: Tensor, target: Tensor, beta: float | None, lam: float
+) -> Tensor:
+    """d/dV of mean over rows ||target - W~ x||^2 + lam * sum(1 - |2 h(V) - 1|^beta), eq. 21 and 24.
+
+    ``x`` [rows, in], ``target`` [rows, out], the others [out, in]; without ``beta`` there is no second term. Written
+    out, since each pass over the weight counts: autograd's take twice as long.
+    """
+    sigmoid = v.sigmoid()
+    h = (sigmoid * (ZETA - GAMMA)).add_(GAMMA).clamp_(0.0, 1.0)
+    error = x @ soft_weight(below, gap, h).t() - target
+    by_h = (error.t() @ x).mul_(gap).mul_(2.0 / len(x))
+    away = h.mul_(2.0).sub_(1.0)
+    distance = away.abs()
+    undecided = distance < 1.0
+    if beta is not None:
+        by_h.sub_(distance.pow_(beta - 1.0).copysign_(away), alpha=2.0 * beta * lam)
+    by_h.mul_(undecided).mul_(torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1.0))
+    return by_h.mul_(ZETA - GAMMA)
 
 
 def beta_at(step: int, steps: int) -> float | None:
@@ -90,18 +109,16 @@ def learn_rounding(
     Where rounding to nearest does at least as well over all rows, that is the answer. ``generator`` lives on the CPU,
     so that every device draws the same rows.
     """
-    v = initial_rounding(weight, p).requires_grad_()
-    optimizer = torch.optim.Adam([v], lr=recipe.learning_rate)
+    weight = weight.contiguous()  # the fused Adam takes V and its gradient for alike in memory
+    v = initial_rounding(weight, p)
+    below, gap = span(weight, p)
+    optimizer = torch.optim.Adam([v], lr=recipe.learning_rate, fused=True)
     for step in range(recipe.steps):
         rows = torch.randint(len(inputs), (recipe.batch_rows,), generator=generator).to(inputs.device)
-        output = inputs[rows] @ soft_quantize(weight, v, p).t()
-        loss = (output - targets[rows]).square().sum(1).mean()
-        if (beta := beta_at(step, recipe.steps)) is not None:
-            loss = loss + recipe.regularization * rounding_loss(v, beta)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        beta = beta_at(step, recipe.steps)
+        v.grad = gradient(v, below, gap, inputs[rows], targets[rows], beta, recipe.regularization)
         optimizer.step()
-    return _better(fake_quantize(weight, p), hard_quantize(weight, v.detach(), p), inputs, targets)
+    return _better(fake_quantize(weight, p), hard_quantize(weight, v, p), inputs, targets)
 
 
 def _better(nearest: Tensor, learnt: Tensor, inputs: Tensor, targets: Tensor) -> Rounding:

@@ -8,15 +8,16 @@ import torch
 from qexp.kernels.adaround import (
     Recipe,
     beta_at,
+    gradient,
     hard_quantize,
     initial_rounding,
     learn_rounding,
     reconstruction_error,
     rectified_sigmoid,
-    rounding_loss,
-    soft_quantize,
+    soft_weight,
+    span,
 )
-from qexp.kernels.quantize import fake_quantize, qparams_from_range, quantize
+from qexp.kernels.quantize import QParams, fake_quantize, qparams_from_range, quantize
 
 
 def seeded(seed=0):
@@ -28,6 +29,16 @@ def a_weight(bits=4, per_channel=False, symmetric=True):
     weight = 0.1 * torch.randn(12, 16, generator=seeded(1))
     axis = {"dim": 1, "keepdim": True} if per_channel else {}
     return weight, qparams_from_range(weight.amin(**axis), weight.amax(**axis), bits, symmetric)
+
+
+def soft_quantize(weight, v, p):
+    """Eq. 22, as it is written."""
+    return ((weight / p.scale).floor() + rectified_sigmoid(v)).clamp(p.low, p.high) * p.scale
+
+
+def rounding_loss(v, beta):
+    """Eq. 24: 0 where every h is 0 or 1, one for each h of a half."""
+    return (1.0 - (2.0 * rectified_sigmoid(v) - 1.0).abs().pow(beta)).sum()
 
 
 def correlated_rows(rows=600):
@@ -67,11 +78,27 @@ def test_hard_rounding_is_the_floor_or_one_step_more_and_stays_on_its_grid(kind)
     assert len(quantize(rounded, p).unique()) <= 2 ** kind["bits"]
 
 
-def test_the_regulariser_is_zero_when_all_is_decided_and_one_for_an_undecided_weight():
-    assert rounding_loss(torch.tensor([-9.0, 9.0]), 2.0) == 0.0
-    assert rounding_loss(torch.tensor([0.0, 9.0, 0.0]), 20.0) == 2.0
-    lower, higher = (rounding_loss(torch.tensor([1.0]), beta) for beta in (2.0, 20.0))
-    assert lower < higher  # a high beta leaves all but the ends alone
+@pytest.mark.parametrize("kind", GRIDS, ids=str)
+@pytest.mark.parametrize("narrow", [1.0, 0.5], ids=["whole_range", "half_of_it"])
+@pytest.mark.parametrize("beta", [None, 2.0, 20.0])
+def test_soft_weights_and_gradient_are_those_of_the_equations(kind, narrow, beta):
+    weight, p = a_weight(**kind)
+    p = QParams((p.scale * narrow).double(), p.zero_point, p.qmin, p.qmax)
+    weight, x, lam = weight.double(), correlated_rows(40).double(), 0.3
+    target = torch.randn(40, 12, generator=seeded(5), dtype=torch.float64)
+    v = (3.0 * torch.randn(weight.shape, generator=seeded(4), dtype=torch.float64)).requires_grad_()
+    loss = (x @ soft_quantize(weight, v, p).t() - target).square().sum(1).mean()
+    loss = loss if beta is None else loss + lam * rounding_loss(v, beta)
+    loss.backward()
+    below, gap = span(weight, p)
+    torch.testing.assert_close(soft_weight(below, gap, rectified_sigmoid(v)), soft_quantize(weight, v, p))
+    torch.testing.assert_close(gradient(v.detach(), below, gap, x, target, beta, lam), v.grad)
+
+
+def test_the_regulariser_leaves_decided_weights_alone_and_pushes_others_to_the_nearer_end():
+    nothing, v = torch.zeros(1, 5), torch.tensor([[-9.0, -0.5, 0.0, 0.5, 9.0]])
+    pushed = gradient(v, nothing, nothing, torch.zeros(1, 5), torch.zeros(1, 1), 2.0, 1.0)
+    assert pushed.sign().tolist() == [[0.0, 1.0, 0.0, -1.0, 0.0]]
 
 
 def test_beta_falls_from_twenty_to_two_after_the_warm_up():
@@ -116,6 +143,14 @@ def test_the_same_seed_gives_the_same_rounding():
     x = correlated_rows()
     recipe = Recipe(40, 32, 1e-2, 0.01)
     first, again = (learn_rounding(weight, p, x, x @ weight.t(), recipe, seeded()) for _ in range(2))
+    assert torch.equal(first.weight, again.weight)
+
+
+def test_a_transposed_weight_has_the_same_rounding():
+    weight, p = a_weight()
+    x, recipe = correlated_rows(), Recipe(40, 32, 1e-2, 0.01)
+    same = weight.t().contiguous().t()
+    first, again = (learn_rounding(w, p, x, x @ weight.t(), recipe, seeded()) for w in (weight, same))
     assert torch.equal(first.weight, again.weight)
 
 
