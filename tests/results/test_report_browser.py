@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from qexp.results.library import REFERENCE
 from qexp.results.report.page import to_report
 from qexp.results.section import Section
+from qexp.runner.plan import table_names
 
 pytest.importorskip("selenium", reason="needs selenium: pip install -e '.[dev]'")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -60,6 +63,13 @@ def test_it_opens_from_disk_without_a_request_or_a_complaint(browser: Any) -> No
     ]
     assert not [message for message in sent if '"url":"http' in message]
     assert "<script>document.title = 'run'</script>" in texts(browser, "#paper-one tbody th")
+
+
+def test_the_committed_page_opens_from_disk_with_every_table(chromium: Any) -> None:
+    chromium.get((REFERENCE / "report.html").as_uri())
+    chapters = {one.get_attribute("id") for one in chromium.find_elements("css selector", "section.chapter")}
+    assert chapters == {re.sub(r"[^a-z0-9]+", "-", name) for name in table_names()}
+    assert not [entry for entry in chromium.get_log("browser") if "report.html" in entry["message"]]
 
 
 def test_columns_sort_by_keyboard_and_say_so(browser: Any) -> None:

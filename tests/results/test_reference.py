@@ -1,0 +1,38 @@
+"""What is committed under ``results/reference`` belongs together."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from qexp.results.library import REFERENCE, committed
+
+PAGE = REFERENCE / "report.html"
+FOLDERS = [folder.name for folder in committed()]
+
+
+def records(folder: str) -> set[str]:
+    return {file.stem for file in (REFERENCE / folder / "records").glob("*.json")}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_page_shows_every_record(folder: str) -> None:
+    shown = set(re.findall(r"\b[0-9a-f]{16}\b", PAGE.read_text()))
+    assert records(folder) <= shown, "`qexp report --results-dir results/reference --to results/reference/report.html`"
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_readme_says_what_a_table_shows(folder: str) -> None:
+    named = re.findall(r"^\|(.+?)\|", (REFERENCE / "README.md").read_text(), re.MULTILINE)
+    assert any(f"`{name}`" in "".join(named) for name in (folder, folder.split(".")[-1]))
+
+
+def test_page_names_no_folder_of_its_maker() -> None:
+    assert not re.findall(r"(?:/home|/root|/tmp|[A-Z]:\\)[/\\\w.]*", PAGE.read_text())
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(FOLDERS) > 30
+    assert Path(PAGE).is_file()
