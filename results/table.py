@@ -51,6 +51,17 @@ class Cell:
         """The text without the paper's figure."""
         return self.text.removesuffix(beside(self.published)) if self.published else self.text
 
+    @property
+    def papers(self) -> str:
+        """The paper's figure, and our mean less it; empty where the paper has none."""
+        if self.published is None or self.published.value is None:
+            return ""
+        text = f"paper {published(self.published)}"
+        if self.summary is None:
+            return text
+        apart = self.summary.mean - self.published.value
+        return f"{text}, ours {format(apart, '+' + _style(abs(apart), digits=3))}"
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -194,18 +205,25 @@ def _expected(one: Group, groups: Sequence[Group], column: Column, found: Mappin
 
 def beside(figure: PublishedFigure) -> str:
     """What is printed of the paper's figure after ours."""
-    spread = f" ± {figure.spread:g}" if figure.spread is not None else ""
-    return f" (paper {figure.value:g}{spread})"
+    return f" (paper {published(figure)})"
+
+
+def published(figure: PublishedFigure) -> str:
+    """The paper's figure, with its spread where it gives one."""
+    return " ± ".join(f"{value:,g}" for value in (figure.value, figure.spread) if value is not None)
 
 
 def number(summary: Summary) -> str:
     """``mean ± std`` with four significant digits of the mean; the mean alone where no spread is known."""
-    size = max(abs(summary.mean), summary.std or 0.0)
-    if size >= 1e6 or 0 < size < 1e-3:
-        style = ".3e"
-    else:
-        style = f",.{max(0, 3 - math.floor(math.log10(size)))}f" if size else ".1f"
+    style = _style(max(abs(summary.mean), summary.std or 0.0), digits=4)
     return " ± ".join(format(value, style) for value in (summary.mean, summary.std) if value is not None)
+
+
+def _style(size: float, digits: int) -> str:
+    """How a number of this size is printed with so many significant digits."""
+    if size >= 1e6 or 0 < size < 1e-3:
+        return f".{digits - 1}e"
+    return f",.{max(0, digits - 1 - math.floor(math.log10(size)))}f" if size else ".1f"
 
 
 def _mark_best(groups: Sequence[Group], columns: Sequence[Column], body: list[list[Cell]]) -> list[list[Cell]]:

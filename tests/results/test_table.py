@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qexp.conf.errors import UserError
+from qexp.conf.published import PublishedFigure
 from qexp.results.columns import Column
 from qexp.results.rows import group
 from qexp.results.schema import Record
@@ -289,6 +290,28 @@ def test_wrong_keys_and_nothing_to_show_are_the_users_errors(make: Make) -> None
 )
 def test_numbers_have_four_digits(summary: Summary, text: str) -> None:
     assert number(summary) == text
+
+
+@pytest.mark.parametrize(
+    ("summary", "figure", "text"),
+    [
+        (Summary(4142.3, 79.0, 3), PublishedFigure(2086, source="Table 9"), "paper 2,086, ours +2,056"),
+        (Summary(65.44, 0.1, 3), PublishedFigure(64, spread=0.5, source="Table 9"), "paper 64 ± 0.5, ours +1.44"),
+        (Summary(0.867, None, 1), PublishedFigure(0.867, source="Table 9"), "paper 0.867, ours +0.0"),
+        (
+            Summary(11.98, 2.8, 3),
+            PublishedFigure(1294, spread=1046, source="Table 1"),
+            "paper 1,294 ± 1,046, ours -1,282",
+        ),
+        (None, PublishedFigure(0.909, source="Table 2"), "paper 0.909"),
+        (Summary(0.5, None, 1), PublishedFigure(None, reason="not printed"), ""),
+        (Summary(0.5, None, 1), None, ""),
+    ],
+)
+def test_the_papers_figure_and_how_far_ours_is_from_it(
+    summary: Summary | None, figure: PublishedFigure | None, text: str
+) -> None:
+    assert Cell("", summary=summary, published=figure).papers == text
 
 
 def test_what_else_was_evaluated_parts_no_rows_and_is_chosen_as_a_metric(make: Make) -> None:
