@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import defaultdict
 
 import pytest
 
@@ -31,6 +33,13 @@ def test_page_shows_every_record(folder: str, shown: set[str]) -> None:
 def test_readme_says_what_a_table_shows(folder: str) -> None:
     named = re.findall(r"^\|(.+?)\|", (REFERENCE / "README.md").read_text(), re.MULTILINE)
     assert any(f"`{name}`" in "".join(named) for name in (folder, folder.split(".")[-1]))
+
+
+def test_tables_that_share_an_experiment_show_one_measurement_of_it() -> None:
+    found: dict[str, set[str]] = defaultdict(set)
+    for file in REFERENCE.glob("*/records/*.json"):
+        found[file.stem].add(json.dumps(json.loads(file.read_text())["metrics"], sort_keys=True))
+    assert [cell for cell, metrics in found.items() if len(metrics) > 1] == []
 
 
 def test_page_names_no_folder_of_its_maker() -> None:
