@@ -92,6 +92,7 @@ class ClaimConfig:
 
     name: str
     text: str
+    """What is claimed, in words that need no other claim beside them: lists of all tables' claims sort by verdict."""
     kind: Literal["less", "greater", "at_least", "within_spread", "equal"]
     row: str
     than: str | float = ""
