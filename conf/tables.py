@@ -122,15 +122,6 @@ class ClaimConfig:
         """What ``row`` is compared with where that is no other row."""
         return None if isinstance(self.than, str) else self.than
 
-    @property
-    def names(self) -> tuple[str, str]:
-        """What is compared with what, in words."""
-        if self.number is not None:
-            return self.row, f"{self.number:g}"
-        if not self.than_columns:
-            return self.row, str(self.than)
-        return f"{self.row} on {', '.join(self.columns)}", f"{self.than or self.row} on {', '.join(self.than_columns)}"
-
     def testable_at(self, scale: str) -> bool:
         return SCALES.index(scale) >= SCALES.index(self.min_scale)
 
@@ -216,6 +207,19 @@ class TableConfig:
         columns = self.columns_of(claim)
         others = () if claim.number is not None else claim.than_columns or columns
         return [(claim.row, one) for one in columns], [(str(claim.than) or claim.row, one) for one in others]
+
+    def named(self, row: str, *columns: str) -> str:
+        """``"gated attention" on "W8A8"``: a row, and columns, as the table prints them."""
+        rows = {one.key: one.title for one in self.rows}
+        labels = {one.key: one.label for one in self.columns}
+        return " on ".join(filter(None, [f'"{rows[row]}"', ", ".join(f'"{labels[column]}"' for column in columns)]))
+
+    def compared(self, claim: ClaimConfig) -> tuple[str, str]:
+        """What a claim compares with what, in words."""
+        if claim.number is not None:
+            return self.named(claim.row), f"{claim.number:g}"
+        row = self.named(claim.row, *(claim.columns if claim.than_columns else ()))
+        return row, self.named(str(claim.than) or claim.row, *claim.than_columns)
 
     def _column_names(self) -> list[str]:
         return [*(column.key for column in self.columns), *([AVERAGE] if self.average else [])]

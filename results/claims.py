@@ -125,7 +125,7 @@ def _judge(spec: TableConfig, claim: ClaimConfig, cells: Cells, scale: str) -> V
         return Verdict(
             claim, TOO_FEW, f"Runs without a figure (seed {', '.join(lost)}): the others alone would flatter"
         )
-    missing = _missing([place for side in places for place in side], cells)
+    missing = _missing(spec, [place for side in places for place in side], cells)
     if claim.kind == "equal" and seeds:
         pairs = len(seeds) * len(sides[0])
         same = f"{pairs} of {pairs} pairs of figures are the same"
@@ -136,7 +136,7 @@ def _judge(spec: TableConfig, claim: ClaimConfig, cells: Cells, scale: str) -> V
         return Verdict(claim, TOO_FEW, f"{len(seeds)} of at least {MIN_SEEDS} seeds in both rows")
     averages = ({seed: _mean(sides[0], seed) for seed in seeds}, {seed: _mean(sides[1], seed) for seed in seeds})
     unit = " in the logarithm of perplexity" if any(cell.logarithmic for cell in used) else ""
-    return replace(_tested(claim, averages, seeds, unit), by_seed=averages)
+    return replace(_tested(spec, claim, averages, seeds, unit), by_seed=averages)
 
 
 def _constant(like: Measured, number: float) -> Measured:
@@ -144,10 +144,12 @@ def _constant(like: Measured, number: float) -> Measured:
     return Measured(dict.fromkeys(like.values, number), {}, like.higher_is_better, like.logarithmic)
 
 
-def _missing(places: Sequence[tuple[str, str]], cells: Cells) -> str:
-    """``No record yet: int8 on CoLA (seed 1001, 1002)``: judging what happens to be there invites stopping early."""
+def _missing(spec: TableConfig, places: Sequence[tuple[str, str]], cells: Cells) -> str:
+    """``No record yet: "INT8" on "CoLA" (seed 1001)``: judging what happens to be there invites stopping early."""
     lacking = [(row, column, cells[row, column].missing) for row, column in places]
-    lines = [f"{row} on {column} (seed {', '.join(map(str, seeds))})" for row, column, seeds in lacking if seeds]
+    lines = [
+        f"{spec.named(row, column)} (seed {', '.join(map(str, seeds))})" for row, column, seeds in lacking if seeds
+    ]
     more = f" and {len(lines) - NAMED} more cells" if len(lines) > NAMED else ""
     return f"No record yet: {', '.join(lines[:NAMED])}{more}" if lines else ""
 
@@ -168,7 +170,9 @@ def _unlike(sides: Sequence[Sequence[Measured]]) -> str:
     return f"{len(unlike)} of {len(both)} pairs differ, by up to {max(unlike):.4g}" if unlike else ""
 
 
-def _tested(claim: ClaimConfig, averages: Sequence[Mapping[int, float]], seeds: Sequence[int], unit: str) -> Verdict:
+def _tested(
+    spec: TableConfig, claim: ClaimConfig, averages: Sequence[Mapping[int, float]], seeds: Sequence[int], unit: str
+) -> Verdict:
     found = summarize([averages[0][seed] - averages[1][seed] for seed in seeds])
     if found.mean == found.std == 0:
         return Verdict(claim, _where(claim.kind, 0.0, 0.0, claim.margin or 0.0), f"The same at all {found.n} seeds")
@@ -177,7 +181,7 @@ def _tested(claim: ClaimConfig, averages: Sequence[Mapping[int, float]], seeds: 
         margin = math.fsum(summarize(side.values()).std or 0.0 for side in averages)
     low, high = interval(found)
     against = f" against a margin of {margin:.4g}" if margin or claim.kind == "within_spread" else ""
-    row, than = claim.names
+    row, than = spec.compared(claim)
     numbers = (
         f"{row} is {'worse' if found.mean < 0 else 'better'} than {than} by {abs(found.mean):.4g}{unit}, "
         f"95 % interval {low:+.4g} to {high:+.4g} (positive: better), {found.n} seeds{against}"

@@ -67,7 +67,9 @@ def test_perplexities_are_compared_by_their_logarithm() -> None:
         cells = {(row, "x"): Measured(dict(enumerate(v)), {}, False, logarithmic) for row, v in sides}
         (found,) = judge(spec({"kind": "greater"}), cells, "small")
         assert found.verdict == expected
-    assert found.numbers.startswith("a is better than b by 0.6892 in the logarithm of perplexity, 95 % interval +0.67")
+    assert found.numbers.startswith(
+        '"a" is better than "b" by 0.6892 in the logarithm of perplexity, 95 % interval +0.67'
+    )
 
 
 def test_noise_needs_more_seeds() -> None:
@@ -134,7 +136,7 @@ def two_columns(**claim: Any) -> TableConfig:
     columns.append({"label": "norm", "figure": "outliers.max_inf_norm", "higher_is_better": False})
     made = {"name": "c", "text": "t", "kind": "less", "row": "a", **claim}
     return TypeAdapter(TableConfig).validate_python(
-        {"title": "t", "rows": [{"label": "a"}], "columns": columns, "claims": [made]}
+        {"title": "t", "rows": [{"name": "a", "label": "as it is"}], "columns": columns, "claims": [made]}
     )
 
 
@@ -144,9 +146,11 @@ def test_two_columns_of_one_row() -> None:
     lost = [value - 0.1 - off for value, off in zip(float_, (0.0, 0.001, 0.002), strict=True)]
     cells = {("a", name): Measured(dict(enumerate(v))) for name, v in (("W8A8", lost), ("Float", float_))}
     (found,) = judge(claims, cells, "small")
-    assert found.verdict == CONFIRMED and found.numbers.startswith("a on W8A8 is worse than a on Float by 0.101")
+    assert found.verdict == CONFIRMED and found.numbers.startswith(
+        '"as it is" on "W8A8" is worse than "as it is" on "Float" by 0.101'
+    )
     (missing,) = judge(claims, {**cells, ("a", "Float"): Measured({0: 0.9}, missing=(1,))}, "small")
-    assert missing.numbers == "No record yet: a on Float (seed 1)"
+    assert missing.numbers == 'No record yet: "as it is" on "Float" (seed 1)'
 
 
 @pytest.mark.parametrize(
@@ -196,7 +200,7 @@ def test_a_number_can_stand_for_the_other_row(
 def test_a_number_of_lower_is_better_keeps_its_side() -> None:
     assert verdict("greater", BETTER, [], than=2.0, higher=False) == CONFIRMED
     (one,) = judge(spec({"kind": "less", "than": 2}), {("a", "x"): Measured(dict(enumerate(BETTER)))}, "small")
-    assert one.numbers.startswith("a is worse than 2 by 1.09")
+    assert one.numbers.startswith('"a" is worse than 2 by 1.09')
 
 
 def test_a_number_has_no_columns() -> None:
