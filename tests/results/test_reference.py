@@ -20,7 +20,7 @@ def records(folder: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def shown() -> set[str]:
-    """The records that the page names, read once: it has five megabytes."""
+    """The records that the page names, read once: it has six megabytes."""
     return set(re.findall(r"\b[0-9a-f]{16}\b", PAGE.read_text()))
 
 
