@@ -43,8 +43,16 @@ def browser(chromium: Any, sections: list[Section], tmp_path: Path) -> Any:
     page.write_text(to_report(sections), encoding="utf-8")
     chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    chromium.get(page.as_uri())
+    open_page(chromium, page)
     return chromium
+
+
+def open_page(browser: Any, page: Path) -> None:
+    """On a busy machine ``get`` may return while a large page is still read."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get(page.as_uri())
+    WebDriverWait(browser, 60).until(lambda one: one.execute_script("return document.readyState") == "complete")
 
 
 def first(browser: Any, selector: str) -> Any:
@@ -66,7 +74,7 @@ def test_it_opens_from_disk_without_a_request_or_a_complaint(browser: Any) -> No
 
 
 def test_the_committed_page_opens_from_disk_with_every_table(chromium: Any) -> None:
-    chromium.get((REFERENCE / "report.html").as_uri())
+    open_page(chromium, REFERENCE / "report.html")
     chapters = {one.get_attribute("id") for one in chromium.find_elements("css selector", "section.chapter")}
     assert chapters == {re.sub(r"[^a-z0-9]+", "-", name) for name in table_names()}
     assert not [entry for entry in chromium.get_log("browser") if "report.html" in entry["message"]]

@@ -51,7 +51,7 @@ def run(folder: Path, *overrides: str) -> Record:
 
 
 def test_answers_are_learnt_by_heart_and_survive_int8(folder: Path) -> None:
-    training = ["train.max_steps=150", "train.batch_size=12", "train.learning_rate=3e-3", "train.save_steps=200"]
+    training = ["train.max_steps=200", "train.batch_size=12", "train.learning_rate=1e-3", "train.save_steps=250"]
     record = run(folder, "model=tiny_bert", *training, "task.max_length=64", "eval.integer=true")
     assert set(record.metrics) == {"float", "w8a8", "w8a8.integer"}
     for setting in record.metrics.values():
