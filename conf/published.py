@@ -29,6 +29,11 @@ class PublishedFigure:
             raise ValueError("a published value needs a source: paper, table and row")
         return self
 
+    @property
+    def text(self) -> str:
+        """``1,294 ± 1,046``: the figure as the paper gives it, thousands separated; empty for a null."""
+        return " ± ".join(f"{value:,g}" for value in (self.value, self.spread) if value is not None)
+
 
 @dataclass(frozen=True, config=STRICT)
 class PublishedConfig:

@@ -56,7 +56,7 @@ class Cell:
         """The paper's figure, and our mean less it; empty where the paper has none."""
         if self.published is None or self.published.value is None:
             return ""
-        text = f"paper {published(self.published)}"
+        text = f"paper {self.published.text}"
         if self.summary is None:
             return text
         apart = self.summary.mean - self.published.value
@@ -205,12 +205,7 @@ def _expected(one: Group, groups: Sequence[Group], column: Column, found: Mappin
 
 def beside(figure: PublishedFigure) -> str:
     """What is printed of the paper's figure after ours."""
-    return f" (paper {published(figure)})"
-
-
-def published(figure: PublishedFigure) -> str:
-    """The paper's figure, with its spread where it gives one."""
-    return " ± ".join(f"{value:,g}" for value in (figure.value, figure.spread) if value is not None)
+    return f" (paper {figure.text})"
 
 
 def number(summary: Summary) -> str:
